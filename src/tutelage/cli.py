@@ -1,0 +1,196 @@
+"""The command line: parse, call a verb, print. Nothing heavy is imported before a verb needs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from tutelage import __version__
+from tutelage.errors import INTERNAL_FAULT, InputError, TutelageError, nearest
+
+_EXIT_CODES = """\b
+Exit codes:
+  0 done   1 failed while running   2 wrong flag, recipe or argument   3 data and models do not fit
+  4 a quality gate failed   5 a file is damaged   6 the folder is in use   101 a fault of tutelage itself
+  130 stopped by Ctrl-C, saved   143 stopped by SIGTERM, saved
+"""
+
+_SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+class _Commands(click.Group):
+    """Commands, with a suggestion for a mistyped one."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            raise InputError(f"no command `{args[0]}`", fix=nearest(args[0], self.list_commands(ctx)))
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Commands, context_settings=_SETTINGS, epilog=_EXIT_CODES, invoke_without_command=True)
+@click.version_option(__version__, prog_name="tutelage")
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """Turn a large model you trust into a small one you can ship, and say honestly what it cost.
+
+    \b
+    A first run, on data that comes with the installation:
+      tutelage run digits --out runs/digits
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+@cli.command()
+@click.argument("recipe")
+@click.option("--out", type=str, help="The run's folder, exactly as typed.  [default: runs/<name of the recipe>]")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one key: train.epochs=3.")
+@click.option("--seed", "--seeds", "seeds", metavar="N[,N…]", help="The seeds: 0 or 0,1,2.")
+@click.option("--device", help="auto, cpu, cuda, cuda:N or mps.")
+@click.option("--overwrite", is_flag=True, help="Remove what an earlier run left in the folder.")
+@click.option("--trust", is_flag=True, help="Allow the recipe to name Python code, which will be run.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
+@click.option("--quiet", "-q", is_flag=True, help="Show no progress.")
+def run(
+    recipe: str,
+    out: str | None,
+    overrides: tuple[str, ...],
+    seeds: str | None,
+    device: str | None,
+    overwrite: bool,
+    trust: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Run a RECIPE: a file, or a built-in one by name (see `tutelage recipes`).
+
+    The same command again continues a run that was stopped; a finished run is left as it is.
+    """
+    from tutelage import recipe as recipes
+
+    changes = list(overrides)
+    if seeds is not None:
+        changes.append(f"seeds=[{seeds}]")
+    if device is not None:
+        changes.append(f"device={device}")
+    parsed = recipes.load(recipe, changes)
+    if out is not None and not out.strip():
+        raise InputError("--out is empty", expected="a folder, for instance runs/first")
+    folder = Path("runs") / parsed.name if out is None else Path(out)
+
+    from tutelage.run import run_recipe
+
+    result = run_recipe(parsed, folder, trust=trust, overwrite=overwrite, quiet=quiet, command=_command())
+    if as_json:
+        click.echo(json.dumps(result.to_json(), indent=2, ensure_ascii=False))
+    else:
+        click.echo(result.summary())
+
+
+@cli.command()
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def methods(name: str | None, as_json: bool) -> None:
+    """List the losses, or show one with its equation, its use and its paper."""
+    from tutelage import catalogue
+
+    _show(catalogue.methods(), name, as_json, "method")
+
+
+@cli.command()
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def models(name: str | None, as_json: bool) -> None:
+    """List the built-in models with their sizes, and the other ways to name one."""
+    from tutelage import catalogue
+
+    _show(catalogue.models(), name, as_json, "model")
+
+
+@cli.command()
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def recipes(name: str | None, as_json: bool) -> None:
+    """List the built-in recipes, or print one, to be copied and changed."""
+    from tutelage import catalogue
+
+    _show(catalogue.recipes(), name, as_json, "recipe")
+
+
+@cli.command()
+def schema() -> None:
+    """Print the JSON Schema of recipes, for editors."""
+    from tutelage.recipe import json_schema
+
+    click.echo(json.dumps(json_schema(), indent=2))
+
+
+def _show(entries: Any, name: str | None, as_json: bool, kind: str) -> None:
+    found = {entry.name: entry for entry in entries}
+    if name is None:
+        if as_json:
+            click.echo(json.dumps({n: e.line for n, e in found.items()}, indent=2, ensure_ascii=False))
+            return
+        width = max(map(len, found))
+        for entry in found.values():
+            click.echo(f"{entry.name:<{width}}  {entry.line}")
+        return
+    if name not in found:
+        raise InputError(f"no {kind} `{name}`", fix=nearest(name, found))
+    entry = found[name]
+    click.echo(json.dumps(entry.to_json(), indent=2, ensure_ascii=False) if as_json else entry.text)
+
+
+def _command() -> str:
+    """The command as typed, so that messages and reports can say how to repeat it."""
+    import shlex
+
+    return shlex.join(["tutelage", *sys.argv[1:]])
+
+
+def _fail(text: str, code: int) -> NoReturn:
+    first, _, rest = text.partition("\n")
+    prefix = click.style("error:", fg="red", bold=True)
+    click.echo(f"{prefix} {first}" + (f"\n{rest}" if rest else ""), err=True)
+    sys.exit(code)
+
+
+def main() -> NoReturn:
+    """Run the command line; every way out has an exit code, and none a traceback unless TUTELAGE_DEBUG is set."""
+    debug = bool(os.environ.get("TUTELAGE_DEBUG"))
+    try:
+        code = cli.main(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except TutelageError as error:
+        if debug:
+            traceback.print_exc()
+        _fail(str(error), error.exit_code)
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        name = context.command_path if context else "tutelage"
+        _fail(f"{error.format_message()}\nhint: see `{name} --help`", 2)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("stopped at once; the last checkpoint is whole, and the same command continues from it", 130)
+    except BrokenPipeError:
+        # The reader went away (`tutelage methods | head`): not a fault of anybody's.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:
+        if debug:
+            raise
+        with tempfile.NamedTemporaryFile("w", prefix="tutelage-fault-", suffix=".txt", delete=False) as file:
+            file.write(f"tutelage {__version__}, Python {sys.version}\n{_command()}\n\n{traceback.format_exc()}")
+        _fail(
+            f"a fault of tutelage itself: {type(error).__name__}: {error}\n"
+            f"hint: the details are in {file.name}; please open an issue with them",
+            INTERNAL_FAULT,
+        )

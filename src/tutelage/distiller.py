@@ -1,0 +1,88 @@
+"""A student, a teacher and an objective as one module: give it a batch, get a loss, use it in any loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Self, final
+
+import torch
+from torch import Tensor, nn
+
+from tutelage.errors import InputError, ModelError
+from tutelage.objective import Loss, Objective, Term
+from tutelage.teachers import Teacher, as_teacher
+from tutelage.types import Batch, Outputs, Step
+
+__all__ = ["Distiller"]
+
+
+@final
+class Distiller(nn.Module):
+    """`step = distiller(batch); step.loss.backward()`.
+
+    Only the student is registered: `parameters()`, `state_dict()` and checkpoints never hold the teacher, which stays
+    frozen and in eval mode whatever `train()` says. `.to(device)` moves both.
+
+    Args:
+        student: maps (B, …) to logits (B, C).
+        teacher: a torch module or anything that answers; None where no term reads a teacher.
+        objective: terms, or losses where weight 1 and the default temperature are meant.
+        view: the name of the input view that the student reads.
+
+    Raises:
+        InputError: a term reads a teacher and there is none.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: Teacher | nn.Module | None,
+        objective: Objective | Sequence[Term | Loss],
+        *,
+        view: str = "x",
+    ) -> None:
+        super().__init__()
+        self.student = student
+        self.teacher = None if teacher is None else as_teacher(teacher)
+        self.objective = objective if isinstance(objective, Objective) else Objective(objective)
+        self.view = view
+        if self.objective.needs_teacher and self.teacher is None:
+            raise InputError(
+                "the objective reads a teacher, but none was given", fix="pass a teacher, or drop the term"
+            )
+
+    def forward(self, batch: Batch, *, answer: Outputs | None = None, progress: float | None = None) -> Step:
+        """The loss of one batch.
+
+        Args:
+            batch: inputs, ids and targets.
+            answer: the teacher's outputs for this batch, where the caller has them already (arms of a cohort share one
+                teacher pass); asked from the teacher otherwise.
+            progress: 0 at the first step, 1 at the end; needed only if a weight or temperature moves.
+
+        Raises:
+            InputError: a schedule moves and no progress was given.
+            ModelError: the student does not answer with logits.
+        """
+        if progress is None:
+            if self.objective.moves:
+                raise InputError(
+                    "a weight or temperature follows a schedule, but the step has no progress",
+                    fix="pass progress=step / total_steps",
+                )
+            progress = 0.0
+        if answer is None and self.teacher is not None and self.objective.needs_teacher:
+            answer = self.teacher.answer(batch)
+        logits = self.student(batch.inputs[self.view])
+        if not isinstance(logits, Tensor):
+            raise ModelError(
+                "the student does not answer with logits", given=type(logits).__name__, expected="a tensor (B, C)"
+            )
+        return self.objective(Outputs(logits), answer, batch, progress=progress)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Follow `.to`, `.cuda` and the like with the teacher, which torch does not see."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.teacher is not None:
+            self.teacher.to(fn(torch.zeros(())).device)
+        return self

@@ -1,0 +1,9 @@
+"""What a run is worth: metrics, intervals, costs, and one scorecard that holds every number of the report.
+
+`cost` imports torch; the rest works on numpy arrays and plain numbers.
+"""
+
+from tutelage.evaluation.scorecard import Arm, DataFacts, Judged, ModelScore, RunFacts, scorecard
+from tutelage.evaluation.significance import Estimate
+
+__all__ = ["Arm", "DataFacts", "Estimate", "Judged", "ModelScore", "RunFacts", "scorecard"]

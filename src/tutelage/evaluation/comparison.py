@@ -1,0 +1,125 @@
+"""Did distillation help? The same student with and without a teacher, paired seed by seed and example by example.
+
+With two seeds or more the interval over seeds decides, since another seed is what a reader will train; the interval
+over test examples stands beside it. With a single run only the test examples can speak, and the words say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtr
+
+from tutelage.evaluation.significance import (
+    Estimate,
+    benjamini_hochberg,
+    holm,
+    mcnemar,
+    minimum_detectable,
+    paired_bootstrap,
+    paired_by_seed,
+    paired_p,
+    wilson,
+)
+
+Right = NDArray[np.bool_]  # (N,) which test examples one model got right
+Ints = NDArray[np.int64]
+FALSE_DISCOVERY_RATE = 0.05
+
+
+def compare(
+    name: str, first: Mapping[int, Right], against: str, second: Mapping[int, Right], labels: Ints, *, resamples: int
+) -> dict[str, Any]:
+    """One paired comparison of two arms over their common seeds, as it stands in the report."""
+    seeds = sorted(first.keys() & second.keys())
+    a, b = np.stack([first[seed] for seed in seeds]), np.stack([second[seed] for seed in seeds])
+    ours, theirs, n = a.mean(axis=1).tolist(), b.mean(axis=1).tolist(), int(labels.size)
+    by_seed = paired_by_seed(ours, theirs, n)
+    by_example = paired_bootstrap(a, b, labels, resamples=resamples)
+    single = len(seeds) == 1
+    deciding = by_example if single else by_seed
+    gained, lost = int((a & ~b).sum()), int((b & ~a).sum())
+    return {
+        "name": name,
+        "against": against,
+        "basis": "examples" if single else "seeds",
+        "decision": decide(deciding),
+        "difference": deciding.to_json(),
+        "by_seed": None if single else by_seed.to_json(),
+        "by_example": by_example.to_json(),
+        "per_seed": [{"seed": seed, "difference": x - y} for seed, x, y in zip(seeds, ours, theirs, strict=True)],
+        "p": mcnemar(gained, lost) if single else paired_p(ours, theirs, n),
+        "p_method": "McNemar, exact" if single else "paired t by seed",
+        "newly_right": gained / len(seeds),
+        "newly_wrong": lost / len(seeds),
+        "minimum_detectable": minimum_detectable((gained + lost) / (n * len(seeds)), n),
+    }
+
+
+def decide(interval: Estimate) -> str:
+    """`gain`, `worse`, or `none` where the interval holds 0."""
+    assert interval.ci_low is not None
+    assert interval.ci_high is not None
+    if interval.ci_low > 0:
+        return "gain"
+    return "worse" if interval.ci_high < 0 else "none"
+
+
+def adjust(comparisons: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add `p_adjusted` by Holm: who tries several students must not keep the luckiest unmarked."""
+    adjusted = holm([comparison["p"] for comparison in comparisons])
+    return [{**comparison, "p_adjusted": p} for comparison, p in zip(comparisons, adjusted, strict=True)]
+
+
+def by_class(
+    classes: Sequence[str],
+    labels: Ints,
+    right: Mapping[str, NDArray[np.float64]],
+    *,
+    headline: str,
+    baseline: str | None,
+) -> list[dict[str, Any]]:
+    """Recall of every class for every model, and where the headline student left its baseline and its teacher.
+
+    Args:
+        classes: names.
+        labels: (N,).
+        right: model -> (N,) share of seeds that got the example right.
+        headline: the student that is looked at.
+        baseline: the same student without a teacher, if one was trained.
+    """
+    rows, p_values = [], []
+    for number, name in enumerate(classes):
+        here = labels == number
+        n = int(here.sum())
+        recall = {model: float(values[here].mean()) if n else None for model, values in right.items()}
+        change = right[headline][here] - right[baseline][here] if baseline and n else None
+        own = recall[headline]
+        rows.append(
+            {
+                "class": name,
+                "n": n,
+                "recall": recall,
+                "interval": None if own is None else wilson(own, n).to_json(),
+                "cost": None if own is None else float((right[headline][here] - right["teacher"][here]).mean()),
+                "change": None if change is None else float(change.mean()),
+            }
+        )
+        p_values.append(1.0 if change is None else _mean_p(change))
+    return [
+        {**row, "p_adjusted": p, "changed": p <= FALSE_DISCOVERY_RATE}
+        for row, p in zip(rows, benjamini_hochberg(p_values), strict=True)
+    ]
+
+
+def _mean_p(values: NDArray[np.float64]) -> float:
+    """Two-sided p that the mean of paired differences is 0, by Student's t over examples."""
+    if values.size < 2 or not values.any():
+        return 1.0
+    spread = float(values.std(ddof=1))
+    if spread == 0.0:  # every example moved the same way: as surprising as that many equal coin tosses
+        return float(2.0 * 0.5**values.size)
+    return float(2 * stdtr(values.size - 1, -abs(float(values.mean())) / spread * np.sqrt(values.size)))

@@ -1,0 +1,67 @@
+"""What a reader should know before believing the numbers. Nothing here is hidden behind a threshold of taste."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+FEW_SEEDS = 3
+
+
+def red_flags(report: Mapping[str, Any], given: Iterable[str] = ()) -> list[dict[str, str]]:
+    """Warnings that follow from the report itself, and then the ones the run met, each with a code and a sentence."""
+    found = [*_seeds(report), *_models(report), *_data(report)]
+    return [{"code": code, "text": text} for code, text in found] + [{"code": "run", "text": text} for text in given]
+
+
+def _seeds(report: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    count = len(report["seeds"])
+    if count == 1:
+        yield "few-seeds", "A single run: another seed may give another answer. Three seeds or more show the spread."
+    elif count < FEW_SEEDS:
+        yield "few-seeds", f"Only {count} seeds: the interval over seeds is wide. Three or more are worth their time."
+    if any(model["seeds"] != report["seeds"] for model in report["models"] if model["role"] != "teacher"):
+        yield "seeds-differ", "Not every arm has every seed; comparisons use the seeds that both arms have."
+    if not report["deterministic"]:
+        yield "not-deterministic", "Deterministic mode was off: the same command may give slightly other numbers."
+
+
+def _models(report: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    models = {model["name"]: model for model in report["models"]}
+    teacher, baseline = models["teacher"], models.get(report["baseline"] or "")
+    accuracy = teacher["accuracy_items"]
+    if accuracy["ci_low"] <= report["data"]["majority_share"]:
+        yield (
+            "teacher-near-chance",
+            f"The teacher's accuracy, {accuracy['value']:.1%}, is hardly above always naming the commonest class, "
+            f"{report['data']['majority_share']:.1%}.",
+        )
+    if baseline is None:
+        yield "no-baseline", "No student was trained without the teacher, so nobody can say what distillation added."
+    elif accuracy["value"] < baseline["metrics"]["accuracy"]["value"]:
+        yield (
+            "teacher-weaker",
+            f"The teacher ({accuracy['value']:.1%}) is weaker than the student that never met it "
+            f"({baseline['metrics']['accuracy']['value']:.1%}).",
+        )
+    if not any(model["role"] == "distilled" for model in report["models"]):
+        yield "no-distilled", "No arm listened to the teacher, so this run distilled nothing."
+    if report["summary"]["parameter_ratio"] <= 1:
+        yield "not-smaller", "The student has no fewer parameters than the teacher."
+
+
+def _data(report: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    data = report["data"]
+    if data["shared_examples"]:
+        yield "shared-examples", f"{data['shared_examples']:,} test or validation examples also stand in another split."
+    if data["test_looks"] > 1:
+        yield (
+            "test-looks",
+            f"The test part was looked at {data['test_looks']} times; "
+            "choices made in between make its numbers too good.",
+        )
+    for split in ("train", "test"):
+        missing = [row["class"] for row in data["counts"] if row.get(split) == 0]
+        if missing:
+            names = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
+            yield "empty-class", f"{len(missing)} of {len(data['counts'])} classes have no {split} example: {names}."

@@ -1,0 +1,380 @@
+"""Everything a run found out, reduced once to one JSON object. `report.json` is the truth; every page is a view of it.
+
+Shares are fractions of 1, NLL and divergence nats, times milliseconds. `E` is an estimate, {value, ci_low, ci_high, n,
+seeds, method}, whose ends are null where one run tells nothing about the spread.
+
+    format          "tutelage-report-1"
+    recipe          {name, text}        command, load_snippet   text
+    versions        {name: version}     wall_seconds, deterministic, seeds [int], classes [name]
+    baseline        name of the arm without a teacher, or null      headline  the distilled arm that the words are about
+    data            {name, task, fingerprint, test_sha256, test_looks, shared_examples, majority_share,
+                     totals {split: n}, counts [{class, <split>: n}]}
+    models          teacher first, then arms in recipe order: {name, role: teacher|baseline|distilled|other, describes,
+                     seeds, metrics {metric: E over seeds}, accuracy_items E, retained E, parameters, file_bytes,
+                     parameter_ratio, size_ratio, latency [{batch, p50_ms, ci_low_ms, ci_high_ms, p90_ms, n, threads,
+                     speed_ratio}], runs [{name, seed, metrics, parameters, file_bytes, sha256, kept_epoch}]}
+    comparisons     one per distilled arm against the baseline: {name, against, basis: seeds|examples,
+                     decision: gain|none|worse, difference E (the one that decides), by_seed E|null, by_example E,
+                     per_seed [{seed, difference}], p, p_method, p_adjusted, newly_right, newly_wrong,
+                     minimum_detectable}
+    summary         {retained E, parameter_ratio, size_ratio, speed_ratio, worst_class {class, n, cost},
+                     ece {model: value}, forgotten {count, ids}, newly_right {count, ids}}
+    per_class       [{class, n, recall {model: value}, interval E, cost, change, p_adjusted, changed}]
+    confusion       {models [name], rates {name: C × C by row} | null beyond 20 classes, difference C × C | null,
+                     pairs [{true, predicted, n, rates {name: value}}]}
+    teacher_val_accuracy    number | null
+    curves          {metric: {arm: [{epoch, mean, low, high, seeds}]}}      training  {arm: {seed: [record]}}
+    warnings        [{code, text}]      methods  {metric: how it was computed}
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tutelage.errors import InputError
+from tutelage.evaluation import metrics
+from tutelage.evaluation.comparison import adjust, by_class, compare
+from tutelage.evaluation.flags import red_flags
+from tutelage.evaluation.significance import over_seeds, wilson
+
+if TYPE_CHECKING:  # its module needs torch, and judging does not
+    from tutelage.evaluation.cost import Latency
+
+FORMAT = "tutelage-report-1"
+MOST_MATRIX_CLASSES = 20
+_MOST_PAIRS, _MOST_IDS = 12, 50
+
+METHODS = {
+    "accuracy": "share of test examples whose top class is the label",
+    "macro_recall": "mean of the recalls of all classes that have test examples",
+    "macro_f1": "mean of the F1 scores of all classes that have test examples",
+    "nll": "mean negative log-likelihood of the label, nats, at temperature 1",
+    "ece": metrics.ECE_METHOD,
+    "agreement": "share of test examples where student and teacher name the same class",
+    "divergence": "mean KL(teacher ‖ student) at temperature 1, nats",
+    "copied_errors": "of the teacher's errors, the share that the student repeats with the same wrong class",
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judged:
+    """One model as it was judged: what the file on disk answered on the test part, and what that file is."""
+
+    logits: ArrayLike  # (N, C), rows in the order of the labels
+    parameters: int
+    file_bytes: int
+    sha256: str
+    seed: int | None = None  # None for a teacher that was given
+    curve: Sequence[Mapping[str, float | None]] = ()  # one record per epoch: {"epoch": 1, "loss": …, "val_accuracy": …}
+    kept_epoch: int | None = None  # which epoch's weights these are; None for the last
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Arm:
+    """The students of one arm, one for each seed."""
+
+    name: str
+    students: Sequence[Judged]
+    distilled: bool  # whether its objective listens to the teacher
+    describes: str = ""  # the objective in words
+
+
+@dataclass(frozen=True, slots=True)
+class DataFacts:
+    """Where the examples came from, and what may be wrong with them."""
+
+    name: str
+    counts: Mapping[str, Sequence[int]]  # split -> examples of every class
+    fingerprint: str
+    test_sha256: str
+    test_looks: int = 1  # how often this run's folder asked for test answers of its models
+    shared_examples: int = 0  # examples of validation or test whose content also stands in another split
+    task: str = "image-classification"
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """How the numbers came about, and how to get them again."""
+
+    recipe_name: str
+    recipe_text: str
+    command: str
+    load_snippet: str  # Python that loads the student without tutelage
+    versions: Mapping[str, str]
+    wall_seconds: float
+    deterministic: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ModelScore:
+    """One model of one seed: what it scored, and the file it is."""
+
+    name: str
+    seed: int | None
+    metrics: Mapping[str, float]
+    parameters: int
+    file_bytes: int
+    sha256: str
+    kept_epoch: int | None = None
+
+
+def scorecard(
+    *,
+    labels: ArrayLike,
+    ids: ArrayLike,
+    classes: Sequence[str],
+    teacher: Judged,
+    arms: Sequence[Arm],
+    data: DataFacts,
+    run: RunFacts,
+    latency: Mapping[str, Sequence[Latency]] | None = None,
+    warnings: Sequence[str] = (),
+    baseline: str = "scratch",
+    teacher_val_accuracy: float | None = None,
+    resamples: int = 10_000,
+) -> dict[str, Any]:
+    """Reduce answers and costs to the report object described at the top of this module.
+
+    Args:
+        labels: (N,) class numbers of the test examples.
+        ids: (N,) their content ids.
+        classes: class names.
+        teacher: the teacher's answers on the same examples.
+        arms: in the order of the recipe. The first one that listens to the teacher gets the headline; choosing the
+            best one here would be choosing on the test part.
+        data: facts about the examples.
+        run: facts about the run.
+        latency: model or arm name -> times by batch size, as `cost.latency` gives them.
+        warnings: sentences the run wants read.
+        baseline: name of the arm that learned without the teacher.
+        teacher_val_accuracy: for the reference line in the curves.
+        resamples: of the bootstrap.
+
+    Raises:
+        InputError: arms without students, repeated names or seeds, or answers that do not fit the labels.
+    """
+    _check(arms)
+    truth = metrics.as_labels(labels, len(classes))
+    logits = {"teacher": [metrics.as_logits(teacher.logits, truth.size)]}
+    logits |= {arm.name: [metrics.as_logits(student.logits, truth.size) for student in arm.students] for arm in arms}
+    right = {name: [metrics.predictions(one) == truth for one in several] for name, several in logits.items()}
+    known = baseline if any(arm.name == baseline for arm in arms) else None
+    headline = next((arm.name for arm in arms if arm.distilled), arms[0].name)
+    models = [_model("teacher", "teacher", "", [teacher], logits, truth)]
+    models += [_model(arm.name, _role(arm, known), arm.describes, arm.students, logits, truth) for arm in arms]
+    models = [_relative(model, models[0], (latency or {})) for model in models]
+    share = {name: np.asarray(np.mean(several, axis=0), dtype=np.float64) for name, several in right.items()}
+    rows = by_class(classes, truth, share, headline=headline, baseline=known if known != headline else None)
+    by_seed = {arm.name: dict(zip(_seeds(arm), right[arm.name], strict=True)) for arm in arms}
+    report: dict[str, Any] = {
+        "format": FORMAT,
+        "recipe": {"name": run.recipe_name, "text": run.recipe_text},
+        "command": run.command,
+        "load_snippet": run.load_snippet,
+        "versions": dict(run.versions),
+        "wall_seconds": run.wall_seconds,
+        "deterministic": run.deterministic,
+        "seeds": sorted({seed for arm in arms for seed in _seeds(arm)}),
+        "classes": list(classes),
+        "baseline": known,
+        "headline": headline,
+        "data": _data(data, classes, truth),
+        "models": models,
+        "comparisons": adjust(
+            [
+                compare(arm.name, by_seed[arm.name], known, by_seed[known], truth, resamples=resamples)
+                for arm in arms
+                if known is not None and arm.distilled and arm.name != known
+            ]
+        ),
+        "per_class": rows,
+        "confusion": _confusion(logits, truth, classes, [name for name in ("teacher", known, headline) if name]),
+        "teacher_val_accuracy": teacher_val_accuracy,
+        "curves": _bands(arms),
+        "training": {arm.name: {str(s.seed): [_clean(r) for r in s.curve] for s in arm.students} for arm in arms},
+        "methods": METHODS,
+    }
+    report["summary"] = _summary(report, share, np.asarray(ids))
+    report["warnings"] = red_flags(report, warnings)
+    return report
+
+
+def _check(arms: Sequence[Arm]) -> None:
+    names = [arm.name for arm in arms]
+    if not arms or len(set(names)) < len(names) or "teacher" in names:
+        raise InputError(
+            "arms need names of their own", given=", ".join(names) or "none", expected="distinct names, not `teacher`"
+        )
+    for arm in arms:
+        seeds = _seeds(arm)
+        if not seeds or len(set(seeds)) < len(arm.students):
+            raise InputError(
+                f"arm `{arm.name}` needs one student for each seed",
+                given=f"{len(arm.students)} students, seeds {seeds}",
+            )
+    if not set.intersection(*(set(_seeds(arm)) for arm in arms)):
+        raise InputError("the arms share no seed, so nothing can be paired", given=", ".join(names))
+
+
+def _seeds(arm: Arm) -> list[int]:
+    return [student.seed for student in arm.students if student.seed is not None]
+
+
+def _role(arm: Arm, baseline: str | None) -> str:
+    if arm.name == baseline:
+        return "baseline"
+    return "distilled" if arm.distilled else "other"
+
+
+def _model(
+    name: str,
+    role: str,
+    describes: str,
+    judged: Sequence[Judged],
+    logits: Mapping[str, list[metrics.Floats]],
+    truth: metrics.Ints,
+) -> dict[str, Any]:
+    """One row of the main table: the mean over seeds, and each run behind it."""
+    teacher = logits["teacher"][0]
+    found = [metrics.measure(one, truth, teacher) for one in logits[name]]
+    means = {key: over_seeds([run[key] for run in found], truth.size) for key in found[0]}
+    accuracy = means["accuracy"]
+    reference = metrics.accuracy(teacher, truth)
+    return {
+        "name": name,
+        "role": role,
+        "describes": describes,
+        "seeds": [model.seed for model in judged if model.seed is not None],
+        "metrics": {key: estimate.to_json() for key, estimate in means.items()},
+        "accuracy_items": wilson(min(1.0, accuracy.value), truth.size, seeds=len(judged)).to_json(),
+        "retained": accuracy.scaled(1 / reference).to_json() if reference else None,
+        "parameters": max(model.parameters for model in judged),
+        "file_bytes": max(model.file_bytes for model in judged),
+        "runs": [
+            asdict(ModelScore(name, one.seed, m, one.parameters, one.file_bytes, one.sha256, one.kept_epoch))
+            for one, m in zip(judged, found, strict=True)
+        ],
+    }
+
+
+def _relative(
+    model: dict[str, Any], teacher: Mapping[str, Any], latency: Mapping[str, Sequence[Latency]]
+) -> dict[str, Any]:
+    """Add how much smaller and faster than the teacher a model is; times count only at equal threads and batch."""
+    reference = {(item.batch, item.threads): item.p50_ms for item in latency.get("teacher", ())}
+    times = []
+    for item in latency.get(model["name"], ()):
+        base = reference.get((item.batch, item.threads))
+        times.append({**item.to_json(), "speed_ratio": None if base is None else base / item.p50_ms})
+    return {
+        **model,
+        "parameter_ratio": teacher["parameters"] / max(1, model["parameters"]),
+        "size_ratio": teacher["file_bytes"] / max(1, model["file_bytes"]),
+        "latency": times,
+    }
+
+
+def _data(data: DataFacts, classes: Sequence[str], truth: metrics.Ints) -> dict[str, Any]:
+    for split, counts in data.counts.items():
+        if len(counts) != len(classes):
+            raise InputError(
+                f"split `{split}` needs a count for every class", given=len(counts), expected=str(len(classes))
+            )
+    facts = asdict(data)
+    facts["totals"] = {split: int(sum(counts)) for split, counts in data.counts.items()}
+    facts["counts"] = [
+        {"class": name} | {split: int(counts[index]) for split, counts in data.counts.items()}
+        for index, name in enumerate(classes)
+    ]
+    facts["majority_share"] = float(np.bincount(truth).max() / truth.size)
+    return facts
+
+
+def _confusion(
+    logits: Mapping[str, list[metrics.Floats]], truth: metrics.Ints, classes: Sequence[str], names: Sequence[str]
+) -> dict[str, Any]:
+    """Row-normalised confusions averaged over seeds, and the pairs that the headline student mixes up most."""
+    unique = list(dict.fromkeys(names))
+    rates: dict[str, NDArray[np.float64]] = {}
+    support = np.bincount(truth, minlength=len(classes))
+    for name in unique:
+        counts = np.mean([metrics.confusion(one, truth) for one in logits[name]], axis=0)
+        rates[name] = counts / np.maximum(support, 1)[:, None]
+    mistakes = rates[unique[-1]] * support[:, None]
+    np.fill_diagonal(mistakes, 0.0)
+    order = np.argsort(-mistakes, axis=None, kind="stable")[:_MOST_PAIRS].tolist()
+    places = [divmod(index, len(classes)) for index in order if mistakes.flat[index] > 0]
+    small = len(classes) <= MOST_MATRIX_CLASSES
+    return {
+        "models": unique,
+        "rates": {name: rate.round(6).tolist() for name, rate in rates.items()} if small else None,
+        "difference": (rates[unique[-1]] - rates[unique[-2]]).round(6).tolist() if small and len(unique) == 3 else None,
+        "pairs": [
+            {
+                "true": classes[i],
+                "predicted": classes[j],
+                "n": int(support[i]),
+                "rates": {name: float(rate[i, j]) for name, rate in rates.items()},
+            }
+            for i, j in places
+        ],
+    }
+
+
+def _clean(record: Mapping[str, float | None]) -> dict[str, float | None]:
+    """A training record without the numbers that JSON cannot hold."""
+    return {key: value if value is None or math.isfinite(value) else None for key, value in record.items()}
+
+
+def _bands(arms: Sequence[Arm]) -> dict[str, dict[str, list[dict[str, float]]]]:
+    """Mean, least and greatest value over seeds at every epoch, for every number that the training log has."""
+    found: dict[str, dict[str, dict[int, list[float]]]] = {}
+    for arm in arms:
+        for record in (_clean(record) for student in arm.students for record in student.curve):
+            for key, value in record.items():
+                if key != "epoch" and value is not None:
+                    epochs = found.setdefault(key, {}).setdefault(arm.name, {})
+                    epochs.setdefault(int(record["epoch"] or 0), []).append(float(value))
+    return {
+        key: {
+            name: [
+                {"epoch": epoch, "mean": float(np.mean(v)), "low": min(v), "high": max(v), "seeds": len(v)}
+                for epoch, v in sorted(epochs.items())
+            ]
+            for name, epochs in by_arm.items()
+        }
+        for key, by_arm in found.items()
+    }
+
+
+def _summary(
+    report: Mapping[str, Any], share: Mapping[str, NDArray[np.float64]], ids: NDArray[np.int64]
+) -> dict[str, Any]:
+    """The few numbers that the first sentences speak of."""
+    models = {model["name"]: model for model in report["models"]}
+    student = models[report["headline"]]
+    costs = [row for row in report["per_class"] if row["cost"] is not None]
+    worst = min(costs, key=lambda row: row["cost"])
+    first = next(iter(student["latency"]), None)
+    teacher, ours = share["teacher"], share[report["headline"]]
+    return {
+        "retained": student["retained"],
+        "parameter_ratio": student["parameter_ratio"],
+        "size_ratio": student["size_ratio"],
+        "speed_ratio": first["speed_ratio"] if first else None,
+        "worst_class": {key: worst[key] for key in ("class", "n", "cost")},
+        "ece": {model["name"]: model["metrics"]["ece"]["value"] for model in report["models"]},
+        "forgotten": _listed(ids, (teacher == 1) & (ours == 0)),
+        "newly_right": _listed(ids, (teacher == 0) & (ours == 1)),
+    }
+
+
+def _listed(ids: NDArray[np.int64], chosen: NDArray[np.bool_]) -> dict[str, Any]:
+    """How many, and the first ids as text: they have 63 bits, more than other JSON readers keep."""
+    return {"count": int(chosen.sum()), "ids": [str(one) for one in ids[chosen][:_MOST_IDS].tolist()]}

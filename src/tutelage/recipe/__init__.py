@@ -1,0 +1,48 @@
+"""Recipes: a file that says everything about a run, read strictly and written out whole.
+
+Importing this room imports no torch, so that a mistyped key is told at once.
+"""
+
+from tutelage.recipe.loading import builtin_recipes, from_mapping, load
+from tutelage.recipe.overrides import apply_overrides
+from tutelage.recipe.problems import check_names
+from tutelage.recipe.reader import Tree
+from tutelage.recipe.schema import (
+    RESUMABLE,
+    SCRATCH,
+    Data,
+    Recipe,
+    Report,
+    ScheduleSpec,
+    Stop,
+    Student,
+    Teacher,
+    TermSpec,
+    Train,
+    ViewsSpec,
+)
+from tutelage.recipe.writing import diff, dump, json_schema
+
+__all__ = [
+    "RESUMABLE",
+    "SCRATCH",
+    "Data",
+    "Recipe",
+    "Report",
+    "ScheduleSpec",
+    "Stop",
+    "Student",
+    "Teacher",
+    "TermSpec",
+    "Train",
+    "Tree",
+    "ViewsSpec",
+    "apply_overrides",
+    "builtin_recipes",
+    "check_names",
+    "diff",
+    "dump",
+    "from_mapping",
+    "json_schema",
+    "load",
+]

@@ -1,0 +1,96 @@
+"""The kinds of values that a recipe is made of, each with the words in which a message asks for it.
+
+Types are taken literally: text is no number, `true` is not 1, and a number that is not finite is none. Where a rule
+cannot be read off the type (`a number > 0` can), the JSON Schema keyword `expected` carries the words.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from tutelage.errors import InputError
+from tutelage.recipe.scalars import show
+
+# Names that some file systems keep for devices, whatever their case or suffix.
+_DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+
+
+class Section(BaseModel):
+    """A mapping of the recipe: unknown keys refused, types literal, never changed once read."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+
+
+def _words(expected: str) -> Any:
+    return Field(json_schema_extra={"expected": expected})
+
+
+def _no_device(name: str) -> str:
+    if name.split(".")[0].lower() in _DEVICES:
+        raise InputError(f"{show(name)} cannot be the name of a file everywhere", fix="choose another name")
+    return name
+
+
+def _arguments(values: dict[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of something that is built later; by then nobody knows the line any more."""
+    for key in values:
+        if not key.isidentifier():
+            raise InputError(f"{show(key)} cannot be the name of an argument", expected="letters, digits and _")
+    _plain(values)
+    return values
+
+
+def _plain(value: object) -> None:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            _plain(item)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"expected finite numbers, got {show(value)}")
+    elif not (value is None or isinstance(value, (str, bool, int, float))):
+        raise InputError(f"{show(value)} cannot be written into a recipe", expected="numbers, text, lists or mappings")
+
+
+def _seeds(value: object) -> object:
+    """`null` asks for a seed by chance; the recipe that is written out holds the one that was drawn."""
+    return [secrets.randbelow(2**32)] if value is None else value
+
+
+def _once(values: tuple[int, ...]) -> tuple[int, ...]:
+    if twice := sorted({value for value in values if values.count(value) > 1}):
+        raise InputError(f"the seed {twice[0]} stands here twice, and would only repeat its numbers")
+    return values
+
+
+Text = Annotated[str, Field(min_length=1, max_length=4096)]
+Identifier = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"), _words("a name of letters, digits and _")]
+RunName = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"),
+    _words("at most 64 letters, digits, `.`, `_` or `-`, the first a letter or digit"),
+    AfterValidator(_no_device),
+]
+ArmName = Annotated[
+    str,
+    Field(pattern=r"^[a-z0-9_][a-z0-9_-]{0,39}$"),
+    _words("at most 40 of a-z, 0-9, `_` and `-`, the first not `-`"),
+    AfterValidator(_no_device),
+]
+Device = Annotated[str, Field(pattern=r"^[a-z]+(:[0-9]+)?$"), _words("auto, cpu, cuda, cuda:1, mps or the like")]
+Arguments = Annotated[dict[str, Any], AfterValidator(_arguments)]
+
+Count = Annotated[int, Field(ge=1)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+_SeedList = Annotated[tuple[Seed, ...], Field(strict=False, min_length=1, max_length=1000)]
+Seeds = Annotated[_SeedList, AfterValidator(_once), BeforeValidator(_seeds, json_schema_input_type=_SeedList | None)]

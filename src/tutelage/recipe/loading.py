@@ -1,0 +1,106 @@
+"""From a file, a built-in name or a Python mapping to a recipe, with everything that is wrong told at once."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from importlib.resources.abc import Traversable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from tutelage.errors import InputError, RecipeError, nearest
+from tutelage.recipe import problems
+from tutelage.recipe.overrides import apply_overrides, from_plain
+from tutelage.recipe.reader import Tree, read_file, read_text
+from tutelage.recipe.schema import Recipe
+
+_SUFFIXES = (".yaml", ".yml", ".json")
+
+
+def load(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        source: the name of a built-in recipe, or the path of a file; `./digits` is always a path.
+        overrides: texts `key=value` with dotted keys, as `--set` takes them; the later wins.
+
+    Raises:
+        RecipeError: the recipe is wrong; every problem of it is in the message.
+        InputError: there is no such file, or it is not text.
+    """
+    return _check(apply_overrides(_read(source), overrides))
+
+
+def from_mapping(mapping: Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """Make a recipe from what a file would hold, given as a Python mapping.
+
+    Raises:
+        RecipeError: the recipe is wrong; every problem of it is in the message.
+    """
+    return _check(apply_overrides(from_plain(mapping), overrides))
+
+
+def builtin_recipes() -> dict[str, str]:
+    """The recipes that come along, by name, with the first line of each."""
+    lines = {name: text.read_text("utf-8").partition("\n")[0] for name, text in _builtin_files().items()}
+    return {name: line.lstrip("# ") for name, line in lines.items()}
+
+
+def _check(tree: Tree) -> Recipe:
+    found = list(tree.problems)
+    try:
+        recipe = Recipe.model_validate(tree.values).placed(tree.places)
+    except ValidationError as error:
+        found += problems.located(error, tree.places)
+    if found:
+        raise RecipeError(problems.in_order(found))
+    return recipe
+
+
+def _builtin_files() -> dict[str, Traversable]:
+    folder = resources.files("tutelage").joinpath("recipes")
+    files = {file.name.removesuffix(".yaml"): file for file in folder.iterdir() if file.name.endswith(".yaml")}
+    return dict(sorted(files.items()))
+
+
+def _read(source: str | Path) -> Tree:
+    if isinstance(source, str) and (file := _builtin_files().get(source)) is not None:
+        return read_text(file.read_text("utf-8"), file.name)
+    if not str(source):
+        raise InputError("no recipe was named", fix=f"built-in recipes: {', '.join(_builtin_files())}")
+    path = Path(source).expanduser()
+    try:
+        missing, folder = not path.exists(), path.is_dir()
+    except (OSError, ValueError):  # ValueError: a NUL in the path; reading it says so
+        missing = folder = False
+    if folder:
+        inside = _recipes_in(path)
+        fix = f"did you mean {inside[0]}?" if len(inside) == 1 else f"it holds {', '.join(map(str, inside[:5]))}"
+        raise InputError(f"{path} is a folder, not a recipe", fix=fix if inside else "name a file in it")
+    if missing:
+        raise InputError(f"no such recipe: {source}", fix=_nearest_file(str(source), path))
+    return read_file(path, name=str(source))
+
+
+def _recipes_in(folder: Path) -> list[Path]:
+    try:
+        return sorted(file for file in islice(folder.iterdir(), 1000) if file.suffix in _SUFFIXES)
+    except OSError:
+        return []
+
+
+def _nearest_file(given: str, path: Path) -> str:
+    """A file beside the one that is missing, or in a folder beside the folder that is missing, or a built-in recipe."""
+    folders = [path.parent]
+    if not path.parent.is_dir() and path.parent.parent.is_dir():
+        folders = [folder for folder in islice(path.parent.parent.iterdir(), 200) if folder.is_dir()]
+    files = [str(file) for folder in folders for file in _recipes_in(folder)]
+    if close := difflib.get_close_matches(given, files, n=1, cutoff=0.7):
+        return f"did you mean {close[0]}?"
+    known = list(_builtin_files())
+    fix = nearest(path.name.removesuffix(".yaml"), known)
+    return fix if fix.startswith("did you mean") else f"built-in recipes: {', '.join(known)}"

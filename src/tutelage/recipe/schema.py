@@ -1,0 +1,375 @@
+"""What a recipe says: the data, who teaches, who learns, the arms that are compared, and how they are trained.
+
+    Recipe ─┬─ data ── views           teacher ── train (or weights)
+            ├─ student                 arms: name -> terms (loss, weight, temperature)
+            └─ train ── stop           report
+
+Every default stands here and nowhere else; a recipe that is written out names them all. Names that only other rooms
+know, of losses, models and data sources, are checked by `check_names` with the lists those rooms keep.
+"""
+
+from __future__ import annotations
+
+import abc
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    PrivateAttr,
+    Tag,
+    ValidationInfo,
+    field_validator,
+)
+
+from tutelage import schedules
+from tutelage.errors import InputError
+from tutelage.recipe.kinds import (
+    Arguments,
+    ArmName,
+    Count,
+    Device,
+    Finite,
+    Fraction,
+    Identifier,
+    NotNegative,
+    Positive,
+    Probability,
+    RunName,
+    Section,
+    Seed,
+    Seeds,
+    Text,
+)
+from tutelage.recipe.places import Places
+
+SCRATCH = "scratch"
+RESUMABLE = ("device", "train.checkpoint_seconds", "teacher.train.checkpoint_seconds", "report.*")
+"""Keys whose change does not make another run of it: how and where to compute, not what."""
+
+# ---- schedules -------------------------------------------------------------------------------------------------------
+
+
+class ScheduleSpec(Section, abc.ABC):
+    """A number that moves while training goes on, written as a mapping."""
+
+    @abc.abstractmethod
+    def build(self) -> schedules.Schedule:
+        """The function of progress that this describes."""
+
+
+class Constant(ScheduleSpec):
+    """The same throughout."""
+
+    schedule: Literal["constant"]
+    value: Finite
+
+    def build(self) -> schedules.Schedule:
+        return schedules.constant(self.value)
+
+
+class Linear(ScheduleSpec):
+    """A straight line from `start` to `end`."""
+
+    schedule: Literal["linear"]
+    start: Finite
+    end: Finite
+
+    def build(self) -> schedules.Schedule:
+        return schedules.linear(self.start, self.end)
+
+
+class Cosine(ScheduleSpec):
+    """Half a cosine from `start` to `end`."""
+
+    schedule: Literal["cosine"]
+    start: Finite
+    end: Finite
+
+    def build(self) -> schedules.Schedule:
+        return schedules.cosine(self.start, self.end)
+
+
+class WarmUp(ScheduleSpec):
+    """From 0 to `value` in a straight line until the share `until` of training, then constant."""
+
+    schedule: Literal["warm_up"]
+    value: Finite
+    until: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+
+    def build(self) -> schedules.Schedule:
+        return schedules.warm_up(self.value, self.until)
+
+
+class Piecewise(ScheduleSpec):
+    """Straight lines through points `[progress, value]`."""
+
+    schedule: Literal["piecewise"]
+    points: Annotated[
+        tuple[Annotated[tuple[Probability, Finite], Field(strict=False)], ...], Field(strict=False, min_length=1)
+    ]
+
+    @field_validator("points")
+    @classmethod
+    def _rising(cls, points: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:
+        schedules.piecewise(points)
+        return points
+
+    def build(self) -> schedules.Schedule:
+        return schedules.piecewise(self.points)
+
+
+AnySchedule = Annotated[Constant | Linear | Cosine | WarmUp | Piecewise, Field(discriminator="schedule")]
+# Which of the two is meant is decided by shape before anything is checked, so that a message speaks of one only.
+NUMBER, SCHEDULE = "=number", "=schedule"
+_either = Discriminator(lambda value: SCHEDULE if isinstance(value, (dict, ScheduleSpec)) else NUMBER)
+Weight = Annotated[Annotated[NotNegative, Tag(NUMBER)] | Annotated[AnySchedule, Tag(SCHEDULE)], _either]
+Temperature = Annotated[Annotated[Positive, Tag(NUMBER)] | Annotated[AnySchedule, Tag(SCHEDULE)], _either]
+
+
+# ---- data ------------------------------------------------------------------------------------------------------------
+
+
+class ViewsSpec(Section):
+    """Random views of the training examples; all are off unless named."""
+
+    flip: Probability = 0.0
+    """How often an image is mirrored left to right."""
+    shift: Annotated[int, Field(ge=0)] = 0
+    """By how many pixels at most it is moved in either direction."""
+    rotate: Annotated[float, Field(ge=0, le=180, allow_inf_nan=False)] = 0.0
+    """By how many degrees at most it is turned either way."""
+    crop: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
+    """The least share of a side that a random crop keeps; 1 crops nothing."""
+    erase: Probability = 0.0
+    """How often a random rectangle is blanked."""
+    mixup: NotNegative = 0.0
+    """Alpha of the Beta distribution by which two examples are blended; 0 is off."""
+    cutmix: NotNegative = 0.0
+    """Alpha of the Beta distribution by which a patch of another example is pasted in; 0 is off."""
+
+
+class Data(Section):
+    """Where the examples come from and how they are divided."""
+
+    source: Text
+    """A built-in set, or the kind of files at `path`."""
+    path: Text | None = None
+    """Where the files lie."""
+    val: Fraction = 0.1
+    """The share kept for choosing, where the set has no validation part of its own."""
+    test: Fraction = 0.2
+    """The share kept for judging, where the set has no test part of its own."""
+    image_size: Count | None = None
+    """Side in pixels that images are scaled to; required where they differ in size."""
+    views: ViewsSpec = ViewsSpec()
+    """Random views of the training examples, the same for all arms."""
+    limit: Count | None = None
+    """Use only this many training examples, for trials."""
+
+    @field_validator("test")
+    @classmethod
+    def _something_left(cls, test: float, info: ValidationInfo) -> float:
+        val = info.data.get("val", 0.0)
+        if val + test >= 1:
+            raise InputError(f"val and test together leave nothing to train on: {val:g} + {test:g} ≥ 1")
+        return test
+
+
+# ---- training --------------------------------------------------------------------------------------------------------
+
+
+class Stop(Section):
+    """When to stop before the last epoch; judged on the validation part."""
+
+    patience: Count | None = None
+    """Stop after this many epochs without improvement."""
+    target: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
+    """Stop once this validation accuracy is reached."""
+    metric: Literal["accuracy", "nll"] = "accuracy"
+    """What improvement means, and by what the best epoch is chosen."""
+
+
+class Train(Section):
+    """How a model is trained."""
+
+    epochs: Count
+    """Passes over the training examples."""
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    """Examples per step."""
+    optimizer: Identifier = "adamw"
+    """The optimizer by name."""
+    lr: Positive = 0.001
+    """The greatest learning rate."""
+    optimizer_args: Arguments = {}
+    """Further arguments of the optimizer, such as weight_decay or momentum."""
+    scheduler: Identifier | None = "cosine"
+    """cosine, linear, constant, or a class of torch.optim.lr_scheduler."""
+    scheduler_args: Arguments = {}
+    """Arguments of that class."""
+    scheduler_interval: Literal["step", "epoch"] = "step"
+    """How often the learning rate moves."""
+    warm_up: Probability = 0.0
+    """The share of training during which the learning rate rises; for cosine, linear and constant."""
+    clip: Positive | None = None
+    """The greatest gradient norm."""
+    precision: Annotated[
+        Literal["32", "bf16", "fp16", "auto"],
+        # 32 is a number to YAML, and nobody should have to quote it.
+        BeforeValidator(
+            lambda value: "32" if type(value) is int and value == 32 else value,
+            json_schema_input_type=Literal["32", 32, "bf16", "fp16", "auto"],
+        ),
+    ] = "32"
+    """The number format of the forward pass."""
+    stop: Stop = Stop()
+    """When to stop before the last epoch."""
+    channels_last: Literal["auto", "on", "off"] = "auto"
+    """The memory layout of images."""
+    deterministic: bool = True
+    """Whether the same seed must give the same numbers, at some cost in speed."""
+    checkpoint_seconds: NotNegative = 30.0
+    """At most this much work is lost when a run is killed."""
+    engine: Literal["plain", "fabric"] = "plain"
+    """Plain torch, or Lightning Fabric for many devices."""
+
+    @field_validator("warm_up")
+    @classmethod
+    def _warm_up_fits(cls, warm_up: float, info: ValidationInfo) -> float:
+        scheduler = info.data.get("scheduler")
+        if warm_up > 0 and scheduler not in (None, "cosine", "linear", "constant"):
+            raise InputError(
+                f"the scheduler {scheduler} has no warm-up",
+                fix="leave `warm_up` out, or use cosine, linear or constant",
+            )
+        return warm_up
+
+
+# ---- who teaches, who learns -----------------------------------------------------------------------------------------
+
+
+class Teacher(Section):
+    """The model that is trusted: loaded from weights, or trained first."""
+
+    model: Text
+    """A built-in model, `hf:…`, or a folder."""
+    args: Arguments = {}
+    """Arguments of a built-in model."""
+    weights: Text | None = None
+    """A safetensors file with its weights."""
+    train: Annotated[Train | None, Field(validate_default=True)] = None
+    """How to train it, where there are no weights yet."""
+    seed: Seed = 0
+    """From which its weights start."""
+
+    @field_validator("train")
+    @classmethod
+    def _one_origin(cls, train: Train | None, info: ValidationInfo) -> Train | None:
+        if "model" not in info.data or "weights" not in info.data:
+            return train
+        weights, model = info.data["weights"], info.data["model"]
+        if train is not None and weights is not None:
+            raise InputError("a teacher is loaded or trained, not both", fix="keep one of `weights:` and `train:`")
+        if train is None and weights is None and not comes_with_weights(model):
+            raise InputError(
+                f"the teacher `{model}` knows nothing yet",
+                fix="give `weights:` with its file, or `train:` to train it first",
+            )
+        return train
+
+
+class Student(Section):
+    """The small model that is to ship."""
+
+    model: Text
+    """A built-in model, `hf:…`, or a folder."""
+    args: Arguments = {}
+    """Arguments of a built-in model."""
+
+
+class TermSpec(Section):
+    """One loss of an arm, and how much it weighs."""
+
+    loss: Text
+    """The loss by name."""
+    weight: Weight = 1.0
+    """What it is multiplied by."""
+    temperature: Temperature | None = None
+    """What logits are divided by, for losses that have one; null keeps the loss's own default."""
+    name: Identifier | None = None
+    """What reports call it; the loss's name by default."""
+    options: Arguments = {}
+    """Further arguments of the loss."""
+
+    @field_validator("weight", "temperature")
+    @classmethod
+    def _in_range(cls, value: float | ScheduleSpec | None, info: ValidationInfo) -> float | ScheduleSpec | None:
+        if isinstance(value, ScheduleSpec):
+            least = value.build().least
+            if least < 0 or (least == 0 and info.field_name == "temperature"):
+                bound = "above 0" if info.field_name == "temperature" else "at 0 or above"
+                raise InputError(f"a {info.field_name} must stay {bound}; this schedule reaches {least:g}")
+        return value
+
+
+Terms = Annotated[tuple[TermSpec, ...], Field(strict=False, min_length=1)]
+
+
+def comes_with_weights(model: str) -> bool:
+    """Whether a model's name already says where its weights are: the hub, or a folder."""
+    return model.startswith(("hf:", ".", "~")) or "/" in model
+
+
+def _default_arms() -> dict[str, tuple[TermSpec, ...]]:
+    soft = TermSpec(loss="soft_target", weight=0.9, temperature=4.0)
+    return {
+        SCRATCH: (TermSpec(loss="cross_entropy"),),
+        "distilled": (soft, TermSpec(loss="cross_entropy", weight=0.1)),
+    }
+
+
+class Report(Section):
+    """What is measured at the end."""
+
+    bootstrap: Annotated[int, Field(ge=100, le=1_000_000)] = 2000
+    """Resamples behind every interval."""
+    latency: bool = True
+    """Whether to time the models."""
+
+
+class Recipe(Section):
+    """A whole comparison: one student, trained side by side with and without its teacher."""
+
+    name: RunName
+    """What the run is called."""
+    seeds: Seeds = (0, 1, 2)
+    """One cohort is trained for each; null draws one by chance."""
+    data: Data
+    teacher: Teacher
+    student: Student
+    arms: Annotated[dict[ArmName, Terms], Field(min_length=1)] = Field(default_factory=_default_arms)
+    """What is compared, by name; `scratch`, the student without a teacher, is added where it is missing."""
+    train: Train
+    """How every arm of the student is trained."""
+    device: Device = "auto"
+    report: Report = Report()
+
+    _places: Places = PrivateAttr(default_factory=Places)
+
+    @field_validator("arms")
+    @classmethod
+    def _with_scratch(cls, arms: dict[str, tuple[TermSpec, ...]]) -> dict[str, tuple[TermSpec, ...]]:
+        # First, since every other arm is compared with it.
+        scratch = arms.get(SCRATCH) or (TermSpec(loss="cross_entropy"),)
+        return {SCRATCH: scratch, **{name: terms for name, terms in arms.items() if name != SCRATCH}}
+
+    @property
+    def places(self) -> Places:
+        """Where each value was written, for messages about what only other rooms can check."""
+        return self._places
+
+    def placed(self, places: Places) -> Self:
+        """The same recipe, knowing where its values were written."""
+        self._places = places
+        return self

@@ -1,0 +1,90 @@
+"""A recipe written out with every default, so that it runs again as it is, and what two recipes do differently."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from fnmatch import fnmatchcase
+from typing import Any
+
+import yaml
+
+from tutelage.recipe import problems
+from tutelage.recipe.scalars import resolve
+from tutelage.recipe.schema import Recipe
+
+_HEADER = """\
+# The recipe as it was run, with every default written out; it runs again as it is.
+"""
+_ABSENT = object()
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what would read as something else under the rules of YAML 1.2, and writes everything out in full."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    style = None if resolve(value) == value and value != "<<" else "'"
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def dump(recipe: Recipe) -> str:
+    """The whole recipe as YAML: reading it gives an equal recipe.
+
+    Seeds that were drawn by chance stand in it as numbers.
+    """
+    return _HEADER + yaml.dump(
+        recipe.model_dump(mode="json"),
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        default_flow_style=None,
+        width=110,
+    )
+
+
+def diff(a: Recipe, b: Recipe, *, ignore: Collection[str] = ()) -> list[str]:
+    """What changed from `a` to `b`, one line for each key: `train.lr: 0.001 → 0.01`.
+
+    Args:
+        a: the recipe before.
+        b: the recipe after.
+        ignore: keys, with `*` for any, whose changes do not count; `RESUMABLE` for one.
+    """
+    before, after = dict(_flat(a.model_dump(mode="json"))), dict(_flat(b.model_dump(mode="json")))
+    lines = []
+    for key in dict.fromkeys((*before, *after)):
+        old, new = before.get(key, _ABSENT), after.get(key, _ABSENT)
+        if old != new and not any(fnmatchcase(key, pattern) for pattern in ignore):
+            lines.append(f"{key}: {_shown(old)} → {_shown(new)}")
+    return lines
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of recipes, for editors."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **problems.schema()}
+
+
+def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys as `--set` takes them; a list of plain values is one value."""
+    if isinstance(value, dict) and value:
+        children = list(value.items())
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        children = list(enumerate(value))
+    else:
+        yield path, value
+        return
+    for key, child in children:
+        yield from _flat(child, f"{path}.{key}" if path else str(key))
+
+
+def _shown(value: object) -> str:
+    if value is _ABSENT:
+        return "(absent)"
+    text = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, allow_unicode=True, width=10_000)
+    return text.removesuffix("...\n").strip()

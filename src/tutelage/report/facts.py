@@ -1,0 +1,62 @@
+"""What the numbers belong to: data, versions, files and their sums."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tutelage.report import numbers
+from tutelage.report.markup import Safe, tag
+from tutelage.report.tables import table
+
+Report = Mapping[str, Any]
+
+
+def rows(report: Report) -> list[tuple[str, str]]:
+    """Name and value of every fact, in the order of reading."""
+    data = report["data"]
+    seeds = ", ".join(str(seed) for seed in report["seeds"])
+    shared = data["shared_examples"]
+    found = [
+        ("Data", data["name"]),
+        ("Examples", ", ".join(f"{split} {total:,}" for split, total in data["totals"].items())),
+        ("Content shared between splits", "none" if not shared else f"{shared:,} examples"),
+        ("Looks at the test part", f"{data['test_looks']}"),
+        ("Seeds", seeds),
+        ("Deterministic mode", "on" if report["deterministic"] else "off"),
+        ("Wall time", numbers.duration(report["wall_seconds"])),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in report["versions"].items())),
+        ("Fingerprint of the data", data["fingerprint"]),
+        ("SHA-256 of the test part", data["test_sha256"]),
+    ]
+    if report["teacher_val_accuracy"] is not None:
+        found.insert(4, ("Teacher on the validation part", numbers.percent(report["teacher_val_accuracy"])))
+    return found
+
+
+def facts(report: Report) -> Safe:
+    """The facts as a table."""
+    sums = {"Fingerprint of the data", "SHA-256 of the test part"}
+    cells = [(name, tag("td", value, class_="text code" if name in sums else "text")) for name, value in rows(report)]
+    return tag("table", tag("tbody", [tag("tr", tag("th", name, scope="row"), cell) for name, cell in cells]))
+
+
+def counts(report: Report) -> Safe:
+    """Examples of every class in every split."""
+    splits = list(report["data"]["totals"])
+    body = [[row["class"], *(numbers.count(row[split]) for split in splits)] for row in report["data"]["counts"]]
+    return table(["Class", *splits], body)
+
+
+def files(report: Report) -> Safe:
+    """Every file that was judged, by its sum."""
+    body = [
+        [
+            model["name"] if run["seed"] is None else f"{model['name']}, seed {run['seed']}",
+            f"{run['file_bytes']:,}",
+            tag("td", run["sha256"], class_="text code"),
+        ]
+        for model in report["models"]
+        for run in model["runs"]
+    ]
+    return table(["File of", "Bytes", "SHA-256"], body)

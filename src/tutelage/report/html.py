@@ -1,0 +1,266 @@
+"""One page that explains itself: the verdict first, then the evidence, then how to use the student and how to doubt it.
+
+The page is a view of the report object. It computes no statistic, asks the network for nothing and runs no script.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+from tutelage.report import classwise, facts, figures, numbers, tables
+from tutelage.report.markup import Safe, join, tag
+from tutelage.report.verdict import Verdict, verdict
+
+Report = Mapping[str, Any]
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+
+
+def page(report: Report) -> str:
+    """The whole report as one self-contained HTML document."""
+    said = verdict(report)
+    title = f"{report['recipe']['name']} – distillation report"
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        Safe(f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"/>'),
+        tag("meta", name_="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name_="color-scheme", content="light dark"),
+        tag("link", rel="icon", href="data:,"),
+        tag("title", title),
+        tag("style", Safe(resources.files(__package__).joinpath("page.css").read_text(encoding="utf-8"))),
+    )
+    sections = [_models, _evidence, _training, _classes, _confusions, _integrity, _use, _doubt]
+    body = tag(
+        "body",
+        tag("header", _header(report)),
+        tag("main", _verdict(report, said), *(section(report) for section in sections)),
+        tag(
+            "footer", f"Written by tutelage {report['versions'].get('tutelage', '')} from report.json beside this page."
+        ),
+    )
+    return f'<!doctype html>\n<html lang="en">{head}{body}</html>\n'
+
+
+def _header(report: Report) -> Safe:
+    data = report["data"]
+    line = f"{data['name']} · {data['totals']['test']:,} test examples · {numbers.plural(len(report['seeds']), 'seed')}"
+    return join(
+        tag("p", "tutelage · distillation report", class_="over"),
+        tag("h1", report["recipe"]["name"]),
+        tag("p", line, class_="lead"),
+    )
+
+
+def _verdict(report: Report, said: Verdict) -> Safe:
+    """What a reader who stops after ten seconds takes along."""
+    gains = max(1, len(report["comparisons"]))
+    cost, claims, rest = said.sentences[0], said.sentences[1 : 1 + gains], said.sentences[1 + gains :]
+    box = tag(
+        "section",
+        tag("p", tables.text(cost), class_="say"),
+        [tag("p", tables.text(claim), class_="say claim") for claim in claims],
+        tag("p", tables.text(" ".join(rest))),
+        class_=f"card verdict tone-{said.tone}",
+    )
+    warnings = None
+    if said.warnings:
+        heading = tag("h2", "Before you believe the numbers")
+        items = [tag("li", tables.text(warning)) for warning in said.warnings]
+        warnings = tag("section", heading, tag("ul", items), class_="card warnings")
+    return join(box, _tiles(report, said.tone), warnings)
+
+
+def _tiles(report: Report, tone: str) -> Safe:
+    summary = report["summary"]
+    gain = next((item for item in report["comparisons"] if item["name"] == report["headline"]), None)
+    tiles = []
+    if summary["retained"] is not None:
+        kept = summary["retained"]
+        tiles.append(
+            ("of the teacher's accuracy", numbers.percent(kept["value"]), _within(numbers.interval(kept), "%"))
+        )
+    if gain is not None:
+        value = numbers.points(gain["difference"]["value"], numbers.decimals(gain["difference"]))
+        tiles.append(("from distillation itself", value, _within(numbers.points_interval(gain["difference"]), "pp")))
+    ratio = numbers.against(summary["size_ratio"], "smaller", "larger", "same size").split(" ")
+    models = {model["name"]: model for model in report["models"]}
+    size = [numbers.size(models[name]["file_bytes"]) for name in ("teacher", report["headline"])]
+    tiles.append((f"{ratio[1]} file", ratio[0], f"{size[0]} → {size[1]}"))
+    if summary["speed_ratio"] is not None:
+        speed = numbers.against(summary["speed_ratio"], "faster", "slower", "as fast").split(" ")
+        pair = [numbers.milliseconds(models[name]["latency"][0]["p50_ms"]) for name in ("teacher", report["headline"])]
+        tiles.append((f"{speed[1]}, one at a time", speed[0], f"{pair[0]} → {pair[1]}"))
+    return tag(
+        "dl",
+        [
+            tag(
+                "div",
+                tag("dt", label),
+                tag("dd", tables.text(value)),
+                tag("dd", tables.text(small), class_="small"),
+                class_=f"card tone-{tone} claim" if "itself" in label else "card",
+            )
+            for label, value, small in tiles
+        ],
+        class_="tiles",
+    )
+
+
+def _within(interval: str, unit: str) -> str:
+    return "single run, no interval" if interval == numbers.MISSING else f"95 % CI {interval} {unit}"
+
+
+def _section(title: str, lead: str, *children: object) -> Safe:
+    return tag("section", tag("h2", title), tag("p", tables.text(lead), class_="lead"), children)
+
+
+def _models(report: Report) -> Safe:
+    return _section(
+        "The models side by side",
+        "Every model answered the same test part once, from its file on disk. Means are over seeds; the interval under "
+        "a number is the 95 % t interval over seeds, and for accuracy also Wilson's interval over test examples.",
+        tag("div", tables.main(report), class_="card wide"),
+    )
+
+
+def _evidence(report: Report) -> Safe | None:
+    """Whether the gain is real, seed by seed and example by example."""
+    arms = [model["name"] for model in report["models"] if model["role"] != "teacher"]
+    runs = _figure(
+        "Every single run",
+        figures.legend(report, ["teacher", *arms]) + figures.strip(report),
+        f"Test accuracy, n = {report['data']['totals']['test']:,}, {numbers.plural(len(report['seeds']), 'seed')}. One "
+        "dot is one run, the bar its mean, the dotted line the teacher. A line joins the runs of one seed, which saw "
+        "the same batches.",
+        tables.runs(report),
+    )
+    if not report["comparisons"]:
+        return _section("How much the runs differ", "Nothing was compared, so these are the runs alone.", runs)
+    single = report["comparisons"][0]["basis"] == "examples"
+    caption = (
+        "single run: the interval is a paired bootstrap over test examples, by class; it says nothing of other seeds."
+        if single
+        else "thick and diamond: paired t by seed, which decides; thin: paired bootstrap over test examples; rings: "
+        "single seeds. Right of 0 means that distillation helped."
+    )
+    gain = _figure(
+        "What distillation added",
+        figures.forest(report),
+        f"Difference in test accuracy, 95 % intervals, n = {report['data']['totals']['test']:,}, "
+        f"{numbers.plural(len(report['seeds']), 'seed')}; {caption}",
+        tables.comparisons(report),
+    )
+    return _section(
+        "Is the gain real?",
+        "The same student was trained with and without the teacher, on the same batches and views, so the two are "
+        "compared in pairs.",
+        tag("div", gain, runs, class_="pair-of"),
+    )
+
+
+def _training(report: Report) -> Safe | None:
+    shown = [
+        (metric, title, share)
+        for metric, title, share in (
+            ("val_accuracy", "Validation accuracy", True),
+            ("val_nll", "Validation NLL", False),
+            ("loss", "Training loss", False),
+        )
+        if any(len(series) > 1 for series in report["curves"].get(metric, {}).values())
+    ][:2]
+    if not shown:
+        return None
+    cards, seeds = [], numbers.plural(len(report["seeds"]), "seed")
+    for metric, title, share in shown:
+        arms = list(report["curves"][metric])
+        teacher = ["teacher"] if metric == "val_accuracy" and report["teacher_val_accuracy"] is not None else []
+        cards.append(
+            _figure(
+                title,
+                figures.legend(report, [*teacher, *arms]) + figures.curves(report, metric, share=share),
+                f"{'Percent' if share else 'Nats per example'}, mean over {seeds}; "
+                "the band spans the least and the greatest seed. Steep first epochs may lie below the picture.",
+                tables.curve(report, metric, share=share),
+            )
+        )
+    return _section(
+        "How the students learned",
+        "Measured on the validation part after every epoch; the test part was never used to choose anything.",
+        tag("div", cards, class_="pair-of"),
+    )
+
+
+def _figure(title: str, picture: object, caption: str, table: Safe) -> Safe:
+    details = tag("details", tag("summary", "The numbers"), tag("div", table, class_="wide"))
+    picture = Safe(picture) if isinstance(picture, str) else picture
+    return tag("figure", tag("h3", title), picture, tag("figcaption", tables.text(caption)), details, class_="card")
+
+
+def _classes(report: Report) -> Safe:
+    against = report["baseline"] if report["baseline"] != report["headline"] else None
+    extra = f" The bars show ‘{report['headline']}’ minus ‘{against}’." if against else ""
+    forgotten, newly = report["summary"]["forgotten"]["count"], report["summary"]["newly_right"]["count"]
+    return _section(
+        "Class by class",
+        f"Recall on the test part, mean over {numbers.plural(len(report['seeds']), 'seed')}.{extra} A star marks a "
+        "change that survives a false-discovery rate of 5 % over all classes. "
+        f"{numbers.plural(forgotten, 'test example')} that the teacher gets right went wrong in every run of "
+        f"‘{report['headline']}’, and {newly:,} the other way round.",
+        tag("div", classwise.classes(report), class_="card wide"),
+    )
+
+
+def _confusions(report: Report) -> Safe:
+    confusion = report["confusion"]
+    pairs = tag("div", classwise.pairs(report), class_="card wide")
+    if confusion["rates"] is None:
+        return _section(
+            "What is mistaken for what",
+            f"With {len(report['classes']):,} classes only the pairs that ‘{report['headline']}’ mixes up most.",
+            pairs,
+        )
+    cards = [classwise.heat(report, name) for name in confusion["models"]]
+    if confusion["difference"] is not None:
+        cards.append(classwise.heat_difference(report))
+    return _section(
+        "What is mistaken for what",
+        "Each row is a true class and adds up to 100 %; columns are what the model said. Mean over seeds, "
+        f"n = {report['data']['totals']['test']:,}. In the last picture, a difference, teal is better: more right answers or fewer mistakes.",
+        tag("div", [tag("div", card, class_="card") for card in cards], class_="pair-of"),
+        tag("details", tag("summary", "The most common mistakes as a table"), pairs),
+    )
+
+
+def _integrity(report: Report) -> Safe:
+    return _section(
+        "Data and integrity",
+        "What was trained on, what was judged on, and the files that these numbers belong to.",
+        tag("div", facts.facts(report), class_="card wide"),
+        tag("details", tag("summary", "Examples of every class"), tag("div", facts.counts(report), class_="wide")),
+        tag("details", tag("summary", "Files and their sums"), tag("div", facts.files(report), class_="wide")),
+    )
+
+
+def _use(report: Report) -> Safe:
+    return _section(
+        "Use the student",
+        "The student is an ordinary PyTorch file. This loads it without tutelage:",
+        tag("pre", tag("code", report["load_snippet"])),
+    )
+
+
+def _doubt(report: Report) -> Safe:
+    """Everything needed to get the same numbers again, or to disagree with how they were made."""
+    methods: Sequence[Safe] = [
+        tag("tr", tag("th", tables.LABELS.get(name, name)), tag("td", text, class_="text"))
+        for name, text in report["methods"].items()
+    ]
+    return _section(
+        "Get the same numbers",
+        "The recipe below and the versions above are all that this run depended on.",
+        tag("pre", tag("code", report["command"])),
+        tag("details", tag("summary", "The recipe"), tag("pre", tag("code", report["recipe"]["text"]))),
+        tag("details", tag("summary", "How each number was computed"), tag("table", tag("tbody", methods))),
+    )

@@ -1,0 +1,215 @@
+"""The tables of the page. Numbers stand in the report already; here they only get digits, units and a place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from tutelage.report import numbers
+from tutelage.report.figures import colour
+from tutelage.report.markup import Safe, escape, tag
+
+Report = Mapping[str, Any]
+Cell = Any
+LABELS = {
+    "accuracy": "Accuracy",
+    "macro_recall": "Macro recall",
+    "macro_f1": "Macro F1",
+    "nll": "NLL",
+    "ece": "ECE",
+    "agreement": "Agreement",
+    "divergence": "Divergence",
+    "copied_errors": "Repeated errors",
+}
+_UNITS = ("%", "pp", "ms", "s", "min", "KiB", "MiB", "GiB", "B", "seeds", "seed")
+
+
+def text(value: str) -> Safe:
+    """Escaped text in which no number is parted from its unit at the end of a line."""
+    words = value.split(" ")
+    glued = words[:1]
+    for before, word in pairwise(words):
+        tied = before[-1:].isdigit() and word.rstrip(".,;:)") in _UNITS
+        glued.append(("\u00a0" if tied else " ") + word)
+    return escape("".join(glued))
+
+
+def table(head: Sequence[Cell], rows: Iterable[Sequence[Cell]], *, classes: str | None = None) -> Safe:
+    """A table whose first column names its rows."""
+    body = [tag("tr", tag("th", row[0], scope="row"), [_cell(cell) for cell in row[1:]]) for row in rows]
+    heads = [cell if _is_cell(cell, "<th") else tag("th", cell, scope="col") for cell in head]
+    return tag("table", tag("thead", tag("tr", heads)), tag("tbody", body), class_=classes)
+
+
+def _is_cell(cell: Cell, opening: str) -> bool:
+    return isinstance(cell, Safe) and cell.startswith(opening)
+
+
+def _cell(cell: Cell) -> Safe:
+    return cell if _is_cell(cell, "<td") else tag("td", text(cell) if type(cell) is str else cell)
+
+
+def _stacked(value: str, *below: str) -> Safe:
+    """A number with what qualifies it in small print underneath."""
+    return tag("td", text(value), [tag("small", text(line)) for line in below if line])
+
+
+def _share(model: Report, key: str) -> Safe:
+    estimate = model["metrics"].get(key)
+    if estimate is None or (model["role"] == "teacher" and key in ("agreement", "divergence", "copied_errors")):
+        return _stacked(numbers.MISSING)
+    return _stacked(numbers.percent(estimate["value"]), _bounded(estimate))
+
+
+def _bounded(estimate: numbers.Estimate, scale: float = 100.0, least: int = 1) -> str:
+    return "" if estimate["ci_low"] is None else numbers.interval(estimate, scale, least)
+
+
+def _nats(model: Report, key: str) -> Safe:
+    estimate = model["metrics"][key]
+    if model["role"] == "teacher" and key == "divergence":
+        return _stacked(numbers.MISSING)
+    return _stacked(f"{estimate['value']:.3f}", _bounded(estimate, 1.0, 3))
+
+
+def main(report: Report) -> Safe:
+    """Metrics down, models across: so it fits a phone and grows to the right with more arms."""
+    models = report["models"]
+    head = [tag("th", "")]
+    for model in models:
+        words = model["describes"] or ("" if model["role"] != "baseline" else "the same student, without the teacher")
+        name = tag("span", model["name"], class_=f"key {colour(report, model['name'])}")
+        head.append(tag("th", name, tag("small", words) if words else None, scope="col"))
+    groups = [_quality(), _fidelity(report), _cost(report)]
+    rows = []
+    for group in groups:
+        for index, (label, hint, cell) in enumerate(group):
+            edge = "first" if index == 0 else "last" if index == len(group) - 1 else None
+            title = tag("th", label, tag("small", f" {hint}") if hint else None, scope="row")
+            rows.append(tag("tr", title, [cell(model) for model in models], class_=edge))
+    return tag("table", tag("thead", tag("tr", head)), tag("tbody", rows), class_="main")
+
+
+Row = tuple[str, str, Callable[[Report], Safe]]
+
+
+def _quality() -> list[Row]:
+    return [
+        ("Accuracy", "↑", _accuracy),
+        ("Share of the teacher's", "", _retained),
+        ("Macro recall", "↑", lambda model: _share(model, "macro_recall")),
+        ("Macro F1", "↑", lambda model: _share(model, "macro_f1")),
+        ("NLL", "nats ↓", lambda model: _nats(model, "nll")),
+        ("ECE", "↓", lambda model: _share(model, "ece")),
+    ]
+
+
+def _accuracy(model: Report) -> Safe:
+    seeds, items = model["metrics"]["accuracy"], model["accuracy_items"]
+    below = [f"{numbers.interval(items)} test examples"]
+    if seeds["ci_low"] is not None:
+        below.insert(0, f"{numbers.interval(seeds)} seeds")
+    return _stacked(numbers.percent(seeds["value"]), *below)
+
+
+def _retained(model: Report) -> Safe:
+    if model["role"] == "teacher" or model["retained"] is None:
+        return _stacked(numbers.MISSING)
+    return _stacked(numbers.percent(model["retained"]["value"]), _bounded(model["retained"]))
+
+
+def _fidelity(report: Report) -> list[Row]:
+    rows: list[Row] = [
+        ("Agreement with the teacher", "", lambda model: _share(model, "agreement")),
+        ("KL from the teacher", "nats", lambda model: _nats(model, "divergence")),
+    ]
+    if "copied_errors" in report["models"][0]["metrics"]:
+        rows.append(("Teacher's errors repeated", "", lambda model: _share(model, "copied_errors")))
+    return rows
+
+
+def _cost(report: Report) -> list[Row]:
+    rows: list[Row] = [("Parameters", "", _parameters), ("File", "", _file)]
+    batches = list(dict.fromkeys(item["batch"] for model in report["models"] for item in model["latency"]))
+    threads = next((item["threads"] for model in report["models"] for item in model["latency"]), 1)
+    for batch in batches:
+        words = f"batch {batch}, {numbers.plural(threads, 'thread')}"
+        rows.append(("Latency p50", words, lambda model, batch=batch: _latency(model, batch)))  # type: ignore[misc]
+    rows.append(("Runs", "", lambda model: _stacked(str(len(model["runs"])))))
+    return rows
+
+
+def _parameters(model: Report) -> Safe:
+    return _stacked(numbers.count(model["parameters"]), _fewer(model, "parameter_ratio", "fewer", "more"))
+
+
+def _file(model: Report) -> Safe:
+    return _stacked(numbers.size(model["file_bytes"]), _fewer(model, "size_ratio", "smaller", "larger"))
+
+
+def _fewer(model: Report, key: str, more: str, less: str) -> str:
+    return "" if model["role"] == "teacher" else numbers.against(model[key], more, less, "the same")
+
+
+def _latency(model: Report, batch: int) -> Safe:
+    item = next((item for item in model["latency"] if item["batch"] == batch), None)
+    if item is None:
+        return _stacked(numbers.MISSING)
+    ratio = "" if model["role"] == "teacher" else numbers.against(item["speed_ratio"], "faster", "slower", "as fast")
+    edges = f"{numbers.significant(item['ci_low_ms'])}…{numbers.significant(item['ci_high_ms'])}"
+    tail = f"p90 {numbers.milliseconds(item['p90_ms'])}, n {item['n']:,}"
+    return _stacked(numbers.milliseconds(item["p50_ms"]), ratio, edges, tail)
+
+
+def runs(report: Report) -> Safe:
+    """Every run on its own."""
+    rows = []
+    for model in report["models"]:
+        for run in model["runs"]:
+            found = run["metrics"]
+            seed = numbers.MISSING if run["seed"] is None else str(run["seed"])
+            epoch = numbers.MISSING if run["kept_epoch"] is None else str(run["kept_epoch"])
+            shares = [numbers.percent(found[key], 2) for key in ("accuracy", "macro_recall", "ece", "agreement")]
+            rows.append([model["name"], seed, epoch, *shares[:2], f"{found['nll']:.4f}", *shares[2:]])
+    return table(["Model", "Seed", "Epoch kept", "Accuracy", "Macro recall", "NLL", "ECE", "Agreement"], rows)
+
+
+def comparisons(report: Report) -> Safe:
+    """The paired tests, one row for each distilled student."""
+    rows = []
+    for item in report["comparisons"]:
+        interval = numbers.MISSING if item["by_seed"] is None else numbers.points_interval(item["by_seed"])
+        rows.append(
+            [
+                f"{item['name']} − {item['against']}",
+                numbers.points(item["difference"]["value"], 2),
+                interval,
+                numbers.points_interval(item["by_example"]),
+                f"{numbers.p_value(item['p'])} ({item['p_method']})",
+                numbers.p_value(item["p_adjusted"]),
+                f"{numbers.count(item['newly_right'])} / {numbers.count(item['newly_wrong'])}",
+                numbers.points(item["minimum_detectable"], 2).replace("+", "±"),
+            ]
+            + [numbers.points(gain["difference"], 2) for gain in item["per_seed"]]
+        )
+    head = ["Comparison", "Difference", "By seed, pp", "By test example, pp", "Test", "Holm", "Right / wrong anew"]
+    head += ["Least detectable", *(f"Seed {gain['seed']}" for gain in report["comparisons"][0]["per_seed"])]
+    return table(head, rows)
+
+
+def curve(report: Report, metric: str, *, share: bool) -> Safe:
+    """One training curve as numbers: mean and span over seeds at every epoch."""
+    by_arm = report["curves"][metric]
+    points = {name: {point["epoch"]: point for point in series} for name, series in by_arm.items()}
+
+    def cell(name: str, epoch: int) -> str:
+        point = points[name].get(epoch)
+        if point is None:
+            return numbers.MISSING
+        scale, digits = (100, 2) if share else (1, 4)
+        mean, low, high = (f"{point[key] * scale:.{digits}f}" for key in ("mean", "low", "high"))
+        return mean if point["seeds"] == 1 else f"{mean} ({low}…{high})"
+
+    epochs = sorted({epoch for series in points.values() for epoch in series})
+    return table(["Epoch", *by_arm], [[str(epoch), *(cell(name, epoch) for name in by_arm)] for epoch in epochs])

@@ -1,0 +1,110 @@
+"""The outcome in plain words, from the report alone. A bad result is worded as plainly as a good one.
+
+A gain is claimed only where its interval lies wholly above 0. With two seeds or more that interval is the paired t by
+seed; with one it is the one over test examples, and the words say "single run".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tutelage.report import numbers
+
+SIGNIFICANT = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What to say first, and in which tone: gain, none, worse, or unknown where nothing was compared."""
+
+    tone: str
+    sentences: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.sentences)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"tone": self.tone, "sentences": list(self.sentences)}
+
+
+def verdict(report: Mapping[str, Any]) -> Verdict:
+    """The verdict of a report object (see `tutelage.evaluation.scorecard`)."""
+    gains = report["comparisons"]
+    first = next((item for item in gains if item["name"] == report["headline"]), None)
+    warnings = tuple(item["text"] for item in report["warnings"])
+    sentences = [cost_sentence(report), *(gain_sentence(item, len(gains)) for item in gains)]
+    if not gains:
+        sentences.append("Nothing can be said about what distillation itself added: there was nothing to compare.")
+    sentences += [_worst_class(report), _calibration(report)]
+    if warnings:
+        sentences.append(f"Warnings: {len(warnings)}.")
+    return Verdict(first["decision"] if first else "unknown", tuple(filter(None, sentences)), warnings)
+
+
+def cost_sentence(report: Mapping[str, Any]) -> str:
+    """How much of the teacher is left, and what that saves."""
+    models = {model["name"]: model for model in report["models"]}
+    teacher, student = models["teacher"], models[report["headline"]]
+    summary, accuracy = report["summary"], student["metrics"]["accuracy"]
+    single = "; single run" if accuracy["ci_low"] is None else ""
+    figures = f"({numbers.spread(accuracy)} vs {teacher['metrics']['accuracy']['value'] * 100:.1f}{single})"
+    name = "Student" if len(report["models"]) <= 3 else f"Student ‘{student['name']}’"
+    if summary["retained"] is None:
+        kept = f"{name} had a teacher without a single right answer {figures}"
+    else:
+        verb = "keeps" if summary["retained"]["value"] < 1 else "reaches"
+        kept = f"{name} {verb} {numbers.percent(summary['retained']['value'])} of the teacher's accuracy {figures}"
+    parts = [kept, numbers.against(summary["size_ratio"], "smaller", "larger", "about the same size")]
+    if summary["speed_ratio"] is not None:
+        threads = numbers.plural(student["latency"][0]["threads"], "thread")
+        speed = numbers.against(summary["speed_ratio"], "faster", "slower", "about as fast")
+        parts.append(f"{speed} (p50, {threads})")
+    return ", ".join(parts) + "."
+
+
+def gain_sentence(item: Mapping[str, Any], students: int) -> str:
+    """What distillation itself added to one student: a gain, nothing measurable, or harm."""
+    difference, single = item["difference"], item["basis"] == "examples"
+    claim = {
+        "gain": "distillation itself added {} over",
+        "none": "there is no measurable gain from distillation: {} against",
+        "worse": "distillation made the student worse: {} against",
+    }[item["decision"]].format(numbers.points(difference["value"], numbers.decimals(difference)))
+    evidence = f"95 % CI {numbers.points_interval(difference)}"
+    evidence += " over test examples only" if single else f", {numbers.plural(difference['seeds'], 'seed')}, paired"
+    claim = f"in this single run, {claim}" if single else claim
+    claim = f"‘{item['name']}’: {claim}" if students > 1 else claim[0].upper() + claim[1:]
+    return f"{claim} the same student without a teacher ({evidence}){_doubt(item, students)}."
+
+
+def _doubt(item: Mapping[str, Any], students: int) -> str:
+    """Why a difference that its own interval shows may still be chance."""
+    if item["decision"] == "none":
+        return ""
+    doubts = []
+    if students > 1 and item["p_adjusted"] > SIGNIFICANT:
+        doubts.append(f"it does not survive Holm's correction for {students} comparisons")
+    beside = item["by_example"]
+    if beside["ci_low"] <= 0 <= beside["ci_high"]:
+        doubts.append(f"over test examples alone the interval is {numbers.points_interval(beside)}, which holds 0")
+    return f"; but {' and '.join(doubts)}" if doubts else ""
+
+
+def _worst_class(report: Mapping[str, Any]) -> str:
+    worst = report["summary"]["worst_class"]
+    if worst["cost"] >= 0:
+        return "No class does worse than with the teacher."
+    examples = numbers.plural(worst["n"], "test example")
+    return f"Worst class against the teacher: {numbers.points(worst['cost'])} (‘{worst['class']}’, {examples})."
+
+
+def _calibration(report: Mapping[str, Any]) -> str:
+    values, baseline = report["summary"]["ece"], report["baseline"]
+    after = numbers.percent(values[report["headline"]])
+    if baseline is None or baseline == report["headline"]:
+        return f"Calibration: ECE {after}."
+    return f"Calibration: ECE {values[baseline] * 100:.1f} → {after} (without → with the teacher)."

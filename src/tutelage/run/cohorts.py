@@ -1,0 +1,160 @@
+"""Training one cohort in a run's folder: build the arms, take up a checkpoint, go through the loop, keep the students."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tutelage.data import Batches, Examples, plain_batches
+from tutelage.distiller import Distiller
+from tutelage.errors import TrainingError
+from tutelage.evaluation.predict import predict, validation_scores
+from tutelage.files import write_bytes
+from tutelage.objective import Objective
+from tutelage.recipe import Train
+from tutelage.run.folder import RunFolder
+from tutelage.run.job import Job
+from tutelage.teachers import Teacher
+from tutelage.training import (
+    Arm,
+    Checkpoints,
+    Cohort,
+    Device,
+    Listener,
+    MetricsFile,
+    Progress,
+    Stop,
+    StopSignals,
+    fit,
+    learning_rate,
+    make_optimizer,
+    pays_channels_last,
+)
+from tutelage.types import Batch
+
+__all__ = ["Workshop", "train_cohort"]
+
+_PLAIN_BATCH = 512
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Workshop:
+    """Where a run works: its folder, its device, and what may interrupt it."""
+
+    folder: RunFolder
+    device: Device
+    signals: StopSignals
+    quiet: bool
+
+    def plain(self, examples: Examples) -> Iterable[Batch]:
+        """The examples in their order, without views."""
+        return plain_batches(examples, _PLAIN_BATCH)
+
+    def channels_last(self, module: nn.Module, example: Tensor, *, learns: bool) -> bool:
+        """Whether to run a module in channels-last order; kept in the manifest, so that a resumed run does the same."""
+        known = self.folder.manifest.setdefault("channels_last", {})
+        key = f"{type(module).__name__} {sum(p.numel() for p in module.parameters())} {tuple(example.shape)} {learns}"
+        if key not in known:
+            known[key] = pays_channels_last(module, example, learns=learns)
+            self.folder.save()
+        return bool(known[key])
+
+
+def train_cohort(
+    job: Job,
+    shop: Workshop,
+    *,
+    name: str,
+    seed: int,
+    train: Train,
+    teacher: Teacher | None,
+    arms: Mapping[str, Objective],
+    build: Callable[[], nn.Module],
+) -> dict[str, Arm]:
+    """Train arms that start from the same weights and see the same batches, from wherever they stand on disk.
+
+    Raises:
+        TrainingError: a number is not finite (its batch is kept in debug/), or the teacher has changed.
+        Interrupted: a signal came; the cohort is saved.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        initial = build()
+    batches = Batches(job.splits.train, batch_size=train.batch_size, views=job.views, seed=seed)
+    example = next(batches.epoch(0)).inputs["x"].to(shop.device.device)
+    last = {"on": True, "off": False}.get(train.channels_last)
+    if last is None:
+        last = shop.channels_last(initial.to(shop.device.device), example, learns=True)
+    made = [_arm(n, o, copy.deepcopy(initial), teacher, train, shop.device, last) for n, o in arms.items()]
+    cohort = Cohort(name, seed, made, teacher)
+    checkpoints = Checkpoints(
+        shop.folder.path / "checkpoints" / name, seconds=train.checkpoint_seconds, tell=shop.folder.tell
+    )
+    if checkpoints.restore(cohort, device=shop.device.device):
+        total = train.epochs * batches.steps_per_epoch
+        shop.folder.tell(f"{name}: continuing at step {cohort.at.step:,}/{total:,}")
+    before = teacher.fingerprint() if teacher is not None else None
+
+    def validate(student: nn.Module) -> dict[str, float]:
+        logits = predict(student, shop.plain(job.splits.val), shop.device.device)
+        return validation_scores(logits, job.splits.val.targets)
+
+    shop.signals.checkpoints = checkpoints if shop.device.rank == 0 else None
+    with Progress(shop.folder.tell, quiet=shop.quiet) as progress:
+        mine: list[Listener] = [checkpoints, MetricsFile(shop.folder.path / "metrics.jsonl"), progress]
+        try:
+            fit(
+                cohort, batches, validate, shop.device, epochs=train.epochs,
+                listeners=[shop.signals, *(mine if shop.device.rank == 0 else [])],
+            )  # fmt: skip
+        except TrainingError:
+            _keep_evidence(cohort, batches, shop.folder)
+            raise
+    if teacher is not None and teacher.fingerprint() != before:
+        raise TrainingError(
+            "the teacher changed while its students learned",
+            given=f"fingerprint {teacher.fingerprint()[:16]}",
+            expected=str(before)[:16],
+            fix="look for code that trains it, or that updates its buffers",
+        )
+    return {arm.name: arm for arm in made}
+
+
+def _arm(
+    name: str,
+    objective: Objective,
+    student: nn.Module,
+    teacher: Teacher | None,
+    train: Train,
+    device: Device,
+    last: bool,
+) -> Arm:
+    student.to(device.device)
+    optimizer = make_optimizer(train.optimizer, student.parameters(), lr=train.lr, **train.optimizer_args)
+    rate = learning_rate(
+        train.scheduler, optimizer, lr=train.lr, warm_up=train.warm_up, interval=train.scheduler_interval,
+        **train.scheduler_args,
+    )  # fmt: skip
+    stop = Stop(metric=train.stop.metric, patience=train.stop.patience, target=train.stop.target)
+    if last:
+        student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    distiller = Distiller(device.prepare(student, optimizer), teacher, objective)
+    return Arm(name, distiller, optimizer, rate, student=student, clip=train.clip, stop=stop)
+
+
+def _keep_evidence(cohort: Cohort, batches: Batches, folder: RunFolder) -> None:
+    """Write the batch and the weights of a step that failed, for whoever looks for the cause."""
+    from safetensors.torch import save
+
+    at = cohort.at
+    batch = next(batches.epoch(at.epoch, start=at.within))
+    tensors = {"ids": batch.ids, "target": batch.target} | {f"input/{k}": v for k, v in batch.inputs.items()}
+    for arm in cohort.arms:
+        tensors |= {f"{arm.name}/{name}": value for name, value in arm.student.state_dict().items()}
+    path = folder.path / "debug" / f"{cohort.name}-step-{at.step}.safetensors"
+    write_bytes(path, save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}))
+    folder.tell(f"the batch and the weights of this step are kept in {path}")

@@ -1,0 +1,182 @@
+"""The way of one run, from a job to a report."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, final
+
+import torch
+
+from tutelage import __version__
+from tutelage.evaluation.cost import parameters
+from tutelage.files import read_json
+from tutelage.recipe import RESUMABLE, Recipe, diff, from_text
+from tutelage.report import verdict
+from tutelage.run.cohorts import Workshop, train_cohort
+from tutelage.run.folder import RunFolder
+from tutelage.run.job import Job, job_of_recipe
+from tutelage.run.judge import describe, judge
+from tutelage.run.students import save_student, student_file
+from tutelage.run.teacher import TeacherInHand, obtain_teacher
+from tutelage.training import StopSignals, make_device
+
+__all__ = ["Run", "execute", "run_recipe"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A finished run."""
+
+    folder: Path
+    report: Mapping[str, Any]
+
+    @property
+    def verdict(self) -> str:
+        """The outcome in plain words."""
+        return verdict(self.report).text
+
+    def student(self, arm: str = "distilled", seed: int | None = None) -> Path:
+        """The folder of one student; see `load_student`."""
+        chosen = self.report["seeds"][0] if seed is None else seed
+        return student_file(self.folder, arm, chosen).parent
+
+    def summary(self) -> str:
+        """Verdict, warnings and where to read on."""
+        said = verdict(self.report)
+        lines = [said.text, *(f"warning: {text}" for text in said.warnings), f"report: {self.folder / 'report.html'}"]
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs: the report with its folder."""
+        return {"folder": str(self.folder), "verdict": self.verdict, "report": dict(self.report)}
+
+
+def run_recipe(
+    recipe: Recipe,
+    out: Path | str,
+    *,
+    trust: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+    command: str | None = None,
+) -> Run:
+    """Run a recipe in a folder; go on where an earlier call stopped; leave a finished run as it is.
+
+    Args:
+        recipe: what to do.
+        out: the folder, exactly as given.
+        trust: whether code that the recipe names may run.
+        overwrite: remove what an earlier run left in the folder.
+        quiet: no progress.
+        command: how the report says to repeat it.
+
+    Raises:
+        TutelageError: everything a user can mend, as the tree in `tutelage.errors` says.
+    """
+
+    def differences(text: str) -> list[str]:
+        return [line for line in diff(from_text(text), recipe) if line.split(":")[0] not in RESUMABLE]
+
+    job = job_of_recipe(recipe, trust=trust)
+    return execute(
+        job, Path(out), differences=differences, overwrite=overwrite, quiet=quiet,
+        command=command or f"tutelage run {Path(out) / 'config.yaml'} --out {out}",
+    )  # fmt: skip
+
+
+def execute(
+    job: Job, out: Path, *, differences: Callable[[str], list[str]], overwrite: bool, quiet: bool, command: str
+) -> Run:
+    """Run a job in a folder; see `run_recipe`."""
+    with RunFolder.open(out, overwrite=overwrite, quiet=quiet) as folder:
+        folder.begin(job.config, differences, _facts(job))
+        if folder.complete:
+            folder.tell(f"already complete; to run it again, choose another --out or add --overwrite ({out})")
+            return Run(folder.path, read_json(folder.path / "report.json"))
+        started = time.monotonic()
+        device = make_device(job.device, precision=job.train.precision, engine=job.train.engine)
+        before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+        with StopSignals(fix=f"the same command continues: {command}") as signals:
+            shop = Workshop(folder, device, signals, quiet)
+            try:
+                torch.use_deterministic_algorithms(job.train.deterministic)
+                return _run(job, shop, started, command)
+            finally:
+                torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+                # However it ends, the time it took counts; a killed process loses only what it did since its start.
+                folder.manifest["wall_seconds"] += time.monotonic() - started
+                folder.save()
+
+
+def _run(job: Job, shop: Workshop, started: float, command: str) -> Run:
+    folder = shop.folder
+    teacher = obtain_teacher(job, shop)
+    _introduce(job, shop, teacher)
+    for number, seed in enumerate(job.seeds, 1):
+        files = {name: student_file(folder.path, name, seed) for name in job.arms}
+        if all(path.with_name("student.json").is_file() for path in files.values()):
+            folder.tell(f"seed {seed}: students are there already")
+            continue
+        arms = train_cohort(
+            job, shop, name=f"seed-{seed}", seed=seed, train=job.train, teacher=teacher.teacher, arms=job.arms,
+            build=job.student,
+        )  # fmt: skip
+        if shop.device.rank == 0:
+            for name, arm in arms.items():
+                save_student(files[name], arm, job.student_config)
+        folder.tell(f"seed {seed} done ({number} of {len(job.seeds)})")
+        shop.signals.check()
+    shop.device.barrier()
+    if shop.device.rank != 0:
+        return Run(folder.path, {})
+    folder.tell("judging the students' files on the test part")
+    seconds = folder.manifest["wall_seconds"] + time.monotonic() - started
+    report = judge(job, shop, teacher, wall_seconds=seconds, command=command)
+    folder.manifest["artifacts"] = {
+        str(student_file(Path(), model["name"], run["seed"])): run["sha256"]
+        for model in report["models"] if model["role"] != "teacher" for run in model["runs"]
+    }  # fmt: skip
+    folder.seal()
+    return Run(folder.path, report)
+
+
+def _introduce(job: Job, shop: Workshop, teacher: TeacherInHand) -> None:
+    """Say what is about to happen, with sizes."""
+    with torch.random.fork_rng():
+        student = job.student()
+    size = f"{parameters(teacher.module):,} parameters" if teacher.module is not None else "no module"
+    shop.folder.tell(f"teacher {size}, student {parameters(student):,} parameters")
+    for name, objective in job.arms.items():
+        shop.folder.tell(f"arm {name}: {describe(objective)}")
+
+
+def _facts(job: Job) -> dict[str, Any]:
+    """What the manifest records of the machine, the versions and the data."""
+    packages = ("torch", "numpy", "safetensors", "scikit-learn")
+    splits = job.splits
+    return {
+        "environment": {
+            "tutelage": __version__,
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in packages},
+            "system": platform.platform(),
+            "processor": platform.processor() or platform.machine(),
+            "threads": str(torch.get_num_threads()),
+        },
+        "recipe": job.name,
+        "seeds": list(job.seeds),
+        "deterministic": job.train.deterministic,
+        "classes": list(splits.train.classes),
+        "data": {
+            "source": splits.train.name,
+            "fingerprint": splits.fingerprint,
+            "counts": {"train": len(splits.train), "val": len(splits.val), "test": len(splits.test)},
+        },
+        "trusted_code": False,
+    }

@@ -1,0 +1,169 @@
+"""A job is a recipe with everything in hand: examples, builders of models, objectives. Python callers make one directly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from tutelage import losses
+from tutelage.data import SOURCES, Examples, Splits, Views, as_model_input, load
+from tutelage.errors import InputError, Problem, RecipeError
+from tutelage.models import NETS, ModelSpec, build
+from tutelage.objective import Objective, Term
+from tutelage.recipe import Recipe, TermSpec, Train, check_names, dump
+from tutelage.schedules import Schedule
+from tutelage.teachers import Teacher
+
+__all__ = ["Job", "TeacherPlan", "job_of_recipe", "objective_of", "statistics"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TeacherPlan:
+    """How to come by a teacher: it was given, or it is built, and then loaded or trained."""
+
+    given: Teacher | None = None
+    module: nn.Module | None = None  # the module behind a given teacher, where there is one
+    build: Callable[[], nn.Module] | None = None  # called with torch's generator seeded
+    weights: Path | None = None
+    train: Train | None = None
+    seed: int = 0
+    describes: str = ""  # enough text to tell two untrained teachers apart
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """All that a run needs, without a question left open."""
+
+    name: str
+    config: str  # the recipe as text, with all defaults
+    seeds: tuple[int, ...]
+    splits: Splits
+    views: Views
+    teacher: TeacherPlan
+    student: Callable[[], nn.Module]  # called with torch's generator seeded
+    student_config: Mapping[str, object]
+    arms: Mapping[str, Objective]
+    train: Train
+    device: str = "auto"
+    resamples: int = 2000
+    latency: bool = True
+
+
+def job_of_recipe(recipe: Recipe, *, trust: bool) -> Job:
+    """Put everything a recipe names into hand, before anything is trained.
+
+    Raises:
+        RecipeError: names that nothing answers to; all of them together.
+        InputError, DataError, ModelError: what the rooms say of their part.
+    """
+    problems = list(check_names(recipe, losses=losses.__all__, models=sorted(NETS), sources=sorted(SOURCES)))
+    if problems:
+        raise RecipeError(problems)
+    views = Views(**recipe.data.views.model_dump())
+    arms = {name: objective_of(terms) for name, terms in recipe.arms.items()}
+    _check_labels(arms, views)
+    source = recipe.data
+    splits = load(
+        source.source,
+        path=Path(source.path) if source.path else None,
+        val=source.val,
+        test=source.test,
+        seed=0,
+        image_size=source.image_size,
+    )
+    if source.limit is not None and source.limit < len(splits.train):
+        # The first rows in the order of ids are a fixed random sample, since ids are hashes.
+        train = splits.train.take(torch.arange(source.limit))
+        splits = Splits(train=train, val=splits.val, test=splits.test)
+    mean, std = statistics(splits.train)
+    classes = len(splits.train.classes)
+
+    def builder(spec: ModelSpec) -> Callable[[], nn.Module]:
+        shape = splits.train.shape
+        return lambda: build(spec, input_shape=shape, classes=classes, mean=mean, std=std, trust=trust)
+
+    student = ModelSpec(recipe.student.model, recipe.student.args, None)
+    teacher = ModelSpec(recipe.teacher.model, recipe.teacher.args, None)
+    plan = TeacherPlan(
+        build=builder(teacher),
+        weights=Path(recipe.teacher.weights) if recipe.teacher.weights else None,
+        train=recipe.teacher.train,
+        seed=recipe.teacher.seed,
+        describes=f"{recipe.teacher.model} {dict(recipe.teacher.args)}",
+    )
+    return Job(
+        name=recipe.name,
+        config=dump(recipe),
+        seeds=tuple(recipe.seeds),
+        splits=splits,
+        views=views,
+        teacher=plan,
+        student=builder(student),
+        student_config={
+            "model": recipe.student.model,
+            "args": dict(recipe.student.args),
+            "input_shape": list(splits.train.shape),
+            "classes": list(splits.train.classes),
+            "mean": mean,
+            "std": std,
+        },
+        arms=arms,
+        train=recipe.train,
+        device=recipe.device,
+        resamples=recipe.report.bootstrap,
+        latency=recipe.report.latency,
+    )
+
+
+def objective_of(terms: Sequence[TermSpec]) -> Objective:
+    """Terms of a recipe -> an objective.
+
+    Raises:
+        RecipeError: options or temperatures that a loss does not take; all of them together.
+    """
+    made: list[Term] = []
+    problems: list[Problem] = []
+    for term in terms:
+        try:
+            made.append(
+                Term(
+                    getattr(losses, term.loss),
+                    weight=_moving(term.weight),
+                    temperature=None if term.temperature is None else _moving(term.temperature),
+                    name=term.name,
+                    options=dict(term.options),
+                )
+            )
+        except InputError as error:
+            problems.append(error.problem)
+    if problems:
+        raise RecipeError(problems)
+    return Objective(made)
+
+
+def statistics(train: Examples) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of the training part: per channel of images, over everything otherwise."""
+    inputs = as_model_input(train.inputs)
+    axes = [0, 2, 3] if inputs.ndim == 4 else list(range(inputs.ndim))
+    # In float64, so that the numbers do not depend on how many threads added them up.
+    inputs = inputs.double()
+    mean, std = inputs.mean(axes), inputs.std(axes, correction=0)
+    return mean.reshape(-1).float().tolist(), std.clamp(min=1e-6).reshape(-1).float().tolist()
+
+
+def _moving(value: object) -> float | Schedule:
+    return float(value) if isinstance(value, (int, float)) else value.build()  # type: ignore[attr-defined,no-any-return]
+
+
+def _check_labels(arms: Mapping[str, Objective], views: Views) -> None:
+    wants = [name for name, objective in arms.items() if "labels" in objective.needs]
+    if views.soft_targets and wants:
+        raise InputError(
+            f"arm `{wants[0]}` has a loss that needs one label per example, but mixup and cutmix mix labels",
+            where="data.views",
+            fix="turn them off, or choose a loss that takes probabilities (see `tutelage methods`)",
+        )

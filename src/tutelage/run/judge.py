@@ -1,0 +1,159 @@
+"""Judging a run: every student from its file, the teacher beside it, once on the test part; then the report."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tutelage import evaluation
+from tutelage.data import Examples, leaks
+from tutelage.errors import DamagedError
+from tutelage.evaluation.cost import Latency, latency, parameters
+from tutelage.evaluation.predict import ask, predict
+from tutelage.files import read_json, sha256, write_bytes
+from tutelage.models import load_weights
+from tutelage.objective import Objective
+from tutelage.report import write_report
+from tutelage.run.cohorts import Workshop
+from tutelage.run.job import Job
+from tutelage.run.students import student_file
+from tutelage.run.teacher import TeacherInHand
+from tutelage.schedules import Schedule
+
+__all__ = ["describe", "judge"]
+
+_TIMED = 256
+
+
+def judge(job: Job, shop: Workshop, teacher: TeacherInHand, *, wall_seconds: float, command: str) -> dict[str, Any]:
+    """Look at the test part, once, and write the report.
+
+    Raises:
+        DamagedError: a student's file is not what was saved.
+    """
+    folder, test = shop.folder.path, job.splits.test
+    shop.folder.manifest["test_looks"] += 1
+    shop.folder.save()
+    truth = ask(teacher.teacher, shop.plain(test), shop.device.device)
+    _keep_answers(folder / "eval" / "teacher.npz", test, truth)
+    module = teacher.module
+    judged = evaluation.Judged(
+        logits=truth.numpy(),
+        parameters=parameters(module) if module is not None else 0,
+        file_bytes=teacher.file.stat().st_size if teacher.file else 0,
+        sha256=sha256(teacher.file) if teacher.file else "",
+        curve=teacher.curve,
+    )
+    arms, timed = [], {}
+    for name, objective in job.arms.items():
+        students = []
+        for seed in job.seeds:
+            path = student_file(folder, name, seed)
+            facts = read_json(path.with_name("student.json"))
+            if sha256(path) != facts["sha256"]:
+                raise DamagedError(f"{path} was altered since it was saved", fix="remove its folder to train it again")
+            # Built anew and loaded: what is judged is the file, not what happens to be in memory.
+            with torch.random.fork_rng():
+                student = job.student()
+            load_weights(student, path)
+            student.to(shop.device.device).eval()
+            logits = predict(student, shop.plain(test), shop.device.device)
+            _keep_answers(folder / "eval" / f"{name}-seed-{seed}.npz", test, logits)
+            students.append(
+                evaluation.Judged(
+                    logits=logits.numpy(),
+                    parameters=parameters(student),
+                    file_bytes=path.stat().st_size,
+                    sha256=facts["sha256"],
+                    seed=seed,
+                    curve=facts["curve"],
+                    kept_epoch=facts["kept_epoch"],
+                )
+            )
+            timed.setdefault(name, student)
+        distilled = objective.needs_teacher
+        arms.append(evaluation.Arm(name, students, distilled, describe(objective)))
+    times: Mapping[str, Sequence[Latency]] = {}
+    if job.latency:
+        models = {"teacher": module, **timed} if module is not None else timed
+        # Timed where they will most likely run: on the CPU, whatever trained them.
+        batch = next(iter(shop.plain(test))).inputs["x"][:_TIMED].cpu()
+        times = latency({n: m.to("cpu", memory_format=torch.contiguous_format) for n, m in models.items()}, batch)  # type: ignore[call-overload]
+    report = evaluation.scorecard(
+        labels=test.targets.numpy(),
+        ids=test.ids.numpy(),
+        classes=test.classes,
+        teacher=judged,
+        arms=arms,
+        data=_data_facts(job, shop),
+        run=evaluation.RunFacts(
+            recipe_name=job.name,
+            recipe_text=job.config,
+            command=command,
+            load_snippet=_snippet(job, folder),
+            versions=shop.folder.manifest["environment"],
+            wall_seconds=wall_seconds,
+            deterministic=job.train.deterministic,
+        ),
+        latency=times,
+        teacher_val_accuracy=teacher.val_accuracy,
+        resamples=job.resamples,
+    )
+    write_report(folder, report)
+    return report
+
+
+def describe(objective: Objective) -> str:
+    """An objective in words: `0.9 · soft_target (T = 4) + 0.1 · cross_entropy`."""
+    words = []
+    for term in objective.terms:
+        weight = term.weight.name if isinstance(term.weight, Schedule) else f"{term.weight:g}"
+        text = term.loss.__name__ if weight == "1" else f"{weight} · {term.loss.__name__}"
+        extra = [f"T = {term.temperature.name}"] if isinstance(term.temperature, Schedule) else []
+        extra += [f"{key} = {value}" for key, value in term.options.items()]
+        words.append(text + (f" ({', '.join(extra)})" if extra else ""))
+    return " + ".join(words)
+
+
+def _keep_answers(path: Path, examples: Examples, logits: Tensor) -> None:
+    """Ids, logits and labels, so that every statistic can be had again without a model."""
+    buffer = io.BytesIO()
+    np.savez(buffer, ids=examples.ids.numpy(), logits=logits.numpy(), labels=examples.targets.numpy())
+    write_bytes(path, buffer.getvalue())
+
+
+def _data_facts(job: Job, shop: Workshop) -> evaluation.DataFacts:
+    splits = job.splits
+    parts = {"train": splits.train, "val": splits.val, "test": splits.test}
+    return evaluation.DataFacts(
+        name=splits.train.name,
+        counts={n: torch.bincount(p.targets, minlength=len(p.classes)).tolist() for n, p in parts.items()},
+        fingerprint=splits.fingerprint,
+        test_sha256=splits.test.fingerprint,
+        test_looks=shop.folder.manifest["test_looks"],
+        shared_examples=sum(leaks(splits).values()),
+        task="image-classification" if splits.train.is_image else "tabular-classification",
+    )
+
+
+def _snippet(job: Job, folder: Path) -> str:
+    headline = next((name for name, o in job.arms.items() if o.needs_teacher), next(iter(job.arms)))
+    path = student_file(folder, headline, job.seeds[0])
+    if job.student_config.get("model") is None:
+        return (
+            "from safetensors.torch import load_file\n"
+            "student = ...  # built by your own code\n"
+            f'student.load_state_dict(load_file("{path}"))'
+        )
+    shape = ", ".join(str(size) for size in job.splits.train.shape)
+    return (
+        "import torch\nfrom tutelage.run import load_student\n\n"
+        f'student = load_student("{path.parent}")\n'
+        f"logits = student(torch.rand(1, {shape}))  # values in [0, 1]; the normalisation is inside"
+    )

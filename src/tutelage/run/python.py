@@ -1,0 +1,179 @@
+"""`distill()`: the same run as a recipe's, for models and data that are already in Python's hands."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tutelage import losses
+from tutelage.data import Splits, Views, from_arrays, load
+from tutelage.errors import InputError
+from tutelage.models import ModelSpec, build, state_digest
+from tutelage.objective import Loss, Objective, Term
+from tutelage.recipe import Train
+from tutelage.run.execute import Run, execute
+from tutelage.run.job import Job, TeacherPlan, statistics
+from tutelage.run.judge import describe
+from tutelage.teachers import ModuleTeacher, Teacher, as_teacher
+
+__all__ = ["distill"]
+
+Data = Splits | str | tuple[Any, Any]
+Model = str | Mapping[str, Any] | nn.Module | Callable[[], nn.Module]
+
+
+def distill(
+    teacher: Teacher | nn.Module | str | Mapping[str, Any],
+    student: Model,
+    data: Data,
+    *,
+    out: Path | str,
+    objective: Sequence[Term | Loss] | None = None,
+    arms: Mapping[str, Sequence[Term | Loss]] | None = None,
+    seeds: Sequence[int] = (0,),
+    views: Mapping[str, float] | None = None,
+    teacher_epochs: int | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+    quiet: bool = False,
+    **train: Any,
+) -> Run:
+    """Distil a teacher into a student, beside the same student without a teacher, and report what came of it.
+
+    Args:
+        teacher: a trained torch module, anything that answers, or the name of a model to train first ("cnn", or
+            {"model": "cnn", "args": {"width": 64}}).
+        student: a module (every arm and seed starts from its weights), a function that builds one (called anew for
+            every seed), or the name of a model.
+        data: splits, the name of a source ("digits"), or (inputs, labels) to be split.
+        out: the run's folder. The same call again continues a run that was stopped.
+        objective: terms of the arm "distilled"; by default 0.9 · soft_target at T = 4 and 0.1 · cross_entropy.
+        arms: further arms by name.
+        seeds: one run of all arms for each; three or more tell how much chance there is in the result.
+        views: random views of the training images: flip, shift, rotate, crop, erase, mixup, cutmix.
+        teacher_epochs: how long to train a teacher that was given by name; as long as the student by default.
+        device: auto, cpu, cuda, cuda:N or mps.
+        overwrite: remove what an earlier run left in `out`.
+        quiet: no progress.
+        train: keys of a recipe's `train` part: epochs, batch_size, lr, optimizer, ….
+
+    Returns:
+        The run: its folder, its report, its verdict in words.
+
+    Raises:
+        TutelageError: everything a user can mend, as the tree in `tutelage.errors` says.
+    """
+    settings = Train.model_validate({"epochs": 10, **train})
+    splits = _splits(data)
+    mean, std = statistics(splits.train)
+
+    def builder(spec: ModelSpec) -> Callable[[], nn.Module]:
+        shape, classes = splits.train.shape, len(splits.train.classes)
+        return lambda: build(spec, input_shape=shape, classes=classes, mean=mean, std=std)
+
+    default = [Term(losses.soft_target, weight=0.9, temperature=4.0), Term(losses.cross_entropy, weight=0.1)]
+    chosen: dict[str, Objective] = {"scratch": Objective([losses.cross_entropy])}
+    chosen["distilled"] = Objective(objective or default)
+    chosen |= {name: Objective(terms) for name, terms in (arms or {}).items()}
+    plan = _teacher(teacher, builder, settings, teacher_epochs)
+    make, described, config = _student(student, builder)
+    if config:
+        config |= {
+            "input_shape": list(splits.train.shape), "classes": list(splits.train.classes), "mean": mean, "std": std,
+        }  # fmt: skip
+    record = {
+        "student": described,
+        "teacher": plan.describes,
+        "data": splits.fingerprint,
+        "views": dict(views or {}),
+        "arms": {name: describe(o) for name, o in chosen.items()},
+        "seeds": list(seeds),
+        "train": settings.model_dump(mode="json"),
+    }
+    text = "".join(f"# {line}\n" for line in _lines(record))
+    job = Job(
+        name="python", config=text, seeds=tuple(seeds), splits=splits, views=Views(**(views or {})), teacher=plan,
+        student=make, student_config=config, arms=chosen, train=settings, device=device,
+    )  # fmt: skip
+
+    def differences(before: str) -> list[str]:
+        old, new = before.splitlines(), text.splitlines()
+        return [f"{a.removeprefix('# ')} → {b.removeprefix('# ')}" for a, b in zip(old, new, strict=False) if a != b]
+
+    return execute(
+        job, Path(out), differences=differences, overwrite=overwrite, quiet=quiet, command="tutelage.distill(…)"
+    )
+
+
+def _lines(record: Mapping[str, Any], prefix: str = "") -> list[str]:
+    lines = []
+    for key, value in record.items():
+        if isinstance(value, Mapping):
+            lines += _lines(value, f"{prefix}{key}.")
+        else:
+            lines.append(f"{prefix}{key}: {value}")
+    return lines
+
+
+def _splits(data: Data) -> Splits:
+    if isinstance(data, Splits):
+        return data
+    if isinstance(data, str):
+        return load(data, path=None, val=0.1, test=0.2, seed=0)
+    if isinstance(data, tuple) and len(data) == 2:
+        return from_arrays(*data, val=0.1, test=0.2, seed=0)
+    raise InputError(
+        "this is no data to learn from",
+        given=type(data).__name__,
+        expected="tutelage.data.Splits, the name of a source, or (inputs, labels)",
+    )
+
+
+def _spec(model: str | Mapping[str, Any], role: str) -> ModelSpec:
+    if isinstance(model, str):
+        return ModelSpec(model, {}, None)
+    unknown = set(model) - {"model", "args"}
+    if unknown or "model" not in model:
+        raise InputError(
+            f"the {role} is described by model and args", given=dict(model), expected='{"model": "cnn", "args": {…}}'
+        )
+    return ModelSpec(model["model"], model.get("args", {}), None)
+
+
+def _teacher(
+    teacher: Teacher | nn.Module | str | Mapping[str, Any],
+    builder: Callable[[ModelSpec], Callable[[], nn.Module]],
+    settings: Train,
+    epochs: int | None,
+) -> TeacherPlan:
+    if isinstance(teacher, (str, Mapping)):
+        spec = _spec(teacher, "teacher")
+        longer = settings if epochs is None else settings.model_copy(update={"epochs": epochs})
+        return TeacherPlan(build=builder(spec), train=longer, describes=f"{spec.name} {dict(spec.args)}")
+    given = as_teacher(teacher)
+    module = given.module if isinstance(given, ModuleTeacher) else None
+    return TeacherPlan(given=given, module=module, describes=given.fingerprint())
+
+
+def _student(
+    student: Model, builder: Callable[[ModelSpec], Callable[[], nn.Module]]
+) -> tuple[Callable[[], nn.Module], str, dict[str, Any]]:
+    """How to build it, how to record it, and the facts that build it again."""
+    if isinstance(student, (str, Mapping)):
+        spec = _spec(student, "student")
+        return builder(spec), f"{spec.name} {dict(spec.args)}", {"model": spec.name, "args": dict(spec.args)}
+    if isinstance(student, nn.Module):
+        kept = copy.deepcopy(student)
+        return lambda: copy.deepcopy(kept), state_digest(kept), {}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        example = student()
+    if not isinstance(example, nn.Module):
+        raise InputError("the student's builder returns no module", given=type(example).__name__)
+    return student, hashlib.sha256(f"{example} {state_digest(example)}".encode()).hexdigest(), {}

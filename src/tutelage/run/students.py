@@ -1,0 +1,61 @@
+"""The student that ships: weights beside the few facts that build it again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from tutelage.errors import ModelError
+from tutelage.files import read_json, sha256, write_json
+from tutelage.models import ModelSpec, build, load_weights, save_weights
+from tutelage.training import Arm
+
+__all__ = ["load_student", "save_student", "student_file"]
+
+
+def student_file(root: Path, arm: str, seed: int) -> Path:
+    """`<root>/students/<arm>/seed-<n>/student.safetensors`."""
+    return root / "students" / arm / f"seed-{seed}" / "student.safetensors"
+
+
+def save_student(path: Path, arm: Arm, config: Mapping[str, Any]) -> None:
+    """Write the last and the best weights by validation; `student.json`, written last, says that both are whole."""
+    save_weights(arm.student, path.with_name("last.safetensors"))
+    arm.student.load_state_dict(arm.best)
+    save_weights(arm.student, path)
+    facts = {"sha256": sha256(path), "kept_epoch": arm.best_epoch, "curve": arm.curve, **config}
+    write_json(path.with_name("student.json"), facts)
+
+
+def load_student(folder: Path | str) -> nn.Module:
+    """Load a student that a run made, in eval mode: images in [0, 1] go in, logits come out.
+
+    Args:
+        folder: `<run>/students/<arm>/seed-<n>`.
+
+    Raises:
+        ModelError: it was built by code of the caller, so only the caller can build it again.
+        DamagedError: a file is not what it was.
+    """
+    folder = Path(folder)
+    if not (folder / "student.json").is_file():
+        raise ModelError(f"no student in {folder}", expected="a folder such as runs/first/students/distilled/seed-0")
+    facts = read_json(folder / "student.json")
+    if facts.get("model") is None:
+        raise ModelError(
+            f"the student in {folder} was built by code outside tutelage",
+            fix="build it with that code, then tutelage.models.load_weights(module, path)",
+        )
+    spec = ModelSpec(facts["model"], facts["args"], None)
+    model = build(
+        spec,
+        input_shape=tuple(facts["input_shape"]),
+        classes=len(facts["classes"]),
+        mean=facts["mean"],
+        std=facts["std"],
+    )
+    load_weights(model, folder / "student.safetensors")
+    return model.eval()

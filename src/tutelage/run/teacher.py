@@ -1,0 +1,134 @@
+"""Coming by the teacher: given, loaded from a file, trained by the recipe, or found in the cache of trained ones."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tutelage.errors import DamagedError, ModelError
+from tutelage.evaluation.predict import ask, predict, validation_scores
+from tutelage.files import cache_folder, read_json, sha256, write_json
+from tutelage.losses import cross_entropy
+from tutelage.models import load_weights, save_weights
+from tutelage.objective import Objective
+from tutelage.run.cohorts import Workshop, train_cohort
+from tutelage.run.job import Job
+from tutelage.teachers import ModuleTeacher, Teacher
+
+__all__ = ["TeacherInHand", "obtain_teacher"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TeacherInHand:
+    """A teacher, ready to answer."""
+
+    teacher: Teacher
+    module: nn.Module | None
+    file: Path | None
+    val_accuracy: float
+    curve: list[dict[str, float]]
+
+
+def obtain_teacher(job: Job, shop: Workshop) -> TeacherInHand:
+    """Come by the teacher of a job, and ask it about the validation part.
+
+    Raises:
+        ModelError: it does not fit the data.
+        DamagedError: its weights are damaged.
+    """
+    plan = job.teacher
+    if plan.given is not None:
+        plan.given.to(shop.device.device)
+        teacher, module, file, curve = plan.given, plan.module, None, []
+    else:
+        assert plan.build is not None
+        with torch.random.fork_rng():
+            torch.manual_seed(plan.seed)
+            module = plan.build()
+        file, curve = None, []
+        if plan.weights is not None:
+            for notice in load_weights(module, plan.weights):
+                shop.folder.tell(f"teacher: {notice}")
+        elif plan.train is not None:
+            curve = _trained(job, module, shop)
+        file = shop.folder.path / "teacher" / "teacher.safetensors"
+        if shop.device.rank == 0:
+            save_weights(module, file)
+        module.to(shop.device.device)
+        teacher = _as_fast_teacher(job, module, shop)
+    logits = ask(teacher, shop.plain(job.splits.val), shop.device.device)
+    classes = len(job.splits.val.classes)
+    if logits.shape != (len(job.splits.val), classes):
+        raise ModelError(
+            f"the teacher answers with {logits.shape[-1]} classes, the data has {classes}",
+            fix="use a teacher that was trained on these classes",
+        )
+    accuracy = validation_scores(logits, job.splits.val.targets)["accuracy"]
+    shop.folder.tell(f"teacher: {accuracy:.2%} of the validation part")
+    return TeacherInHand(teacher, module, file, accuracy, curve)
+
+
+def _as_fast_teacher(job: Job, module: nn.Module, shop: Workshop) -> Teacher:
+    """Fold what can be folded, if it changes nothing that can be seen, and choose the memory order."""
+    batch = next(iter(shop.plain(job.splits.val)))
+    example = batch.inputs["x"][: job.train.batch_size].to(shop.device.device)
+    last = shop.channels_last(module, example, learns=False)
+    plain, folded = ModuleTeacher(module, channels_last=last), ModuleTeacher(module, fold=True, channels_last=last)
+    expected = predict(module, [batch], shop.device.device)
+    difference = float((ask(folded, [batch], shop.device.device) - expected).abs().max())
+    # Folding is exact on paper; where a graph was misread, or a variance is tiny, it is not, and then it is not used.
+    return folded if difference <= 1e-4 * max(1.0, float(expected.abs().max())) else plain
+
+
+def _trained(job: Job, module: nn.Module, shop: Workshop) -> list[dict[str, float]]:
+    """Train the teacher, or take it from the cache where the same one was trained before."""
+    assert job.teacher.train is not None
+    key = _key(job, module)
+    home = cache_folder() / "teachers" / key
+    cached, facts = home / "teacher.safetensors", home / "teacher.json"
+    if facts.is_file():
+        try:
+            known = read_json(facts)
+            if sha256(cached) != known["sha256"]:
+                raise DamagedError(f"{cached} was altered")
+            load_weights(module, cached)
+        except (DamagedError, ModelError, OSError, KeyError) as error:
+            # A cache can be made again; saying so is enough.
+            shop.folder.tell(f"teacher: the cached one cannot be used ({error.args[0]}); training it again")
+            shutil.rmtree(home, ignore_errors=True)
+        else:
+            shop.folder.tell(f"teacher: found in the cache ({home})")
+            return [dict(row) for row in known["curve"]]
+    arm = train_cohort(
+        job, shop, name="teacher", seed=job.teacher.seed, train=job.teacher.train, teacher=None,
+        arms={"teacher": Objective([cross_entropy])}, build=lambda: module,
+    )["teacher"]  # fmt: skip
+    module.load_state_dict(arm.best)
+    if shop.device.rank == 0:
+        save_weights(module, cached)
+        write_json(facts, {"sha256": sha256(cached), "curve": arm.curve, "describes": job.teacher.describes})
+    return arm.curve
+
+
+def _key(job: Job, module: nn.Module) -> str:
+    """All that decides what training gives: the same key means the same teacher."""
+    assert job.teacher.train is not None
+    train = job.teacher.train.model_dump(mode="json", exclude={"checkpoint_seconds"})
+    facts: dict[str, Any] = {
+        "format": 1,
+        "model": str(module),
+        "describes": job.teacher.describes,
+        "data": job.splits.fingerprint,
+        "views": str(job.views),
+        "train": train,
+        "seed": job.teacher.seed,
+        "torch": torch.__version__,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]

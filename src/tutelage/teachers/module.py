@@ -1,0 +1,67 @@
+"""A torch module as a teacher: in eval mode, without gradients, and provably the same afterwards."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from tutelage.errors import ModelError
+from tutelage.models import fold_batchnorm, state_digest
+from tutelage.types import Batch, Outputs
+
+__all__ = ["ModuleTeacher"]
+
+
+@final
+class ModuleTeacher:
+    """Wraps a module that maps an input view to logits.
+
+    The module is put into eval mode and frozen here; it is not registered in whatever holds the teacher, so it is never
+    in an optimizer, a state dict or a checkpoint.
+
+    Args:
+        module: maps (B, …) to logits (B, C).
+        view: the name of the input view that it reads.
+        fold: answer with a copy whose batch normalisations are folded into the layers before them. The same answers to
+            rounding, and faster; the copy is proven unchanged as well.
+        channels_last: run the module in this memory format.
+    """
+
+    def __init__(self, module: nn.Module, *, view: str = "x", fold: bool = False, channels_last: bool = False) -> None:
+        self.module = module.eval().requires_grad_(False)
+        self.view = view
+        self._answering = fold_batchnorm(module).eval().requires_grad_(False) if fold else module
+        if channels_last:
+            self._answering = self._answering.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def answer(self, batch: Batch) -> Outputs:
+        """Logits (B, C) in float32, without a graph.
+
+        Raises:
+            ModelError: the module does not return one row of logits per example.
+        """
+        # Somebody may have called .train() on it between two batches; a frozen teacher that moves its statistics is the
+        # most common silent fault of distillation code.
+        if self._answering.training:
+            self._answering.eval()
+        view = batch.inputs[self.view]
+        with torch.no_grad():
+            logits = self._answering(view)
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(view):
+            shown = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise ModelError(
+                "the teacher does not answer with logits", given=shown, expected=f"a tensor of shape ({len(view)}, C)"
+            )
+        return Outputs(logits.float())
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the weights and buffers of the module, and of the folded copy if there is one."""
+        digest = state_digest(self.module)
+        return digest if self._answering is self.module else f"{digest}+{state_digest(self._answering)}"
+
+    def to(self, device: torch.device) -> None:
+        """Move the module."""
+        self.module.to(device)
+        self._answering.to(device)

@@ -1,0 +1,132 @@
+"""The one loop: a cohort of arms sees the same batches, the same views and one teacher pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, final
+
+from torch import nn
+
+from tutelage.teachers import Teacher
+from tutelage.training.arm import Arm
+from tutelage.training.device import Device
+from tutelage.types import Batch
+
+__all__ = ["Batches", "Cohort", "Listener", "Moment", "fit"]
+
+Validate = Callable[[nn.Module], Mapping[str, float]]
+
+
+class Batches(Protocol):
+    """What the loop asks of its data: batches that are a function of the epoch, from any step of it on."""
+
+    @property
+    def steps_per_epoch(self) -> int: ...
+
+    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]: ...
+
+
+@dataclass(slots=True)
+class Moment:
+    """Where the loop stands: `step` steps are done, the next one is step `within` of `epoch`."""
+
+    epoch: int = 0
+    within: int = 0
+    step: int = 0
+    steps: int = 0  # in all
+
+
+class Listener:
+    """Hears the loop; does nothing unless overridden. See `fit` for the order of the events."""
+
+    def on_start(self, cohort: Cohort, at: Moment) -> None: ...
+
+    def on_epoch_start(self, cohort: Cohort, at: Moment) -> None: ...
+
+    def on_step(self, cohort: Cohort, at: Moment) -> None: ...
+
+    def on_epoch_end(self, cohort: Cohort, at: Moment) -> None: ...
+
+    def on_end(self, cohort: Cohort, at: Moment) -> None: ...
+
+
+@final
+@dataclass(slots=True)
+class Cohort:
+    """Arms that are compared: one seed, one teacher, one order of the same views."""
+
+    name: str
+    seed: int
+    arms: Sequence[Arm]
+    teacher: Teacher | None = None
+    at: Moment = field(default_factory=Moment)
+
+    @property
+    def needs_teacher(self) -> bool:
+        return any(arm.learning and arm.distiller.objective.needs_teacher for arm in self.arms)
+
+
+def fit(
+    cohort: Cohort,
+    batches: Batches,
+    validate: Validate,
+    device: Device,
+    *,
+    epochs: int,
+    listeners: Sequence[Listener] = (),
+) -> None:
+    """Train every arm of a cohort from where it stands to the end.
+
+        on_start
+        for every epoch left, while an arm is still learning:
+            on_epoch_start
+            for every batch:
+                ask the teacher once
+                for every arm: forward, loss, backward, clip, step
+                on_step
+            for every arm: validate, keep the best, stop?
+            on_epoch_end
+        on_end
+
+    Everything random in a step is a function of (seed, step): a restart needs no saved generator, and all arms of a
+    cohort meet the same dropout masks where their shapes agree.
+
+    Raises:
+        TrainingError: a loss or gradient is not finite.
+    """
+    at = cohort.at
+    at.steps = epochs * batches.steps_per_epoch
+    _tell(listeners, "on_start", cohort)
+    while at.epoch < epochs and any(arm.learning for arm in cohort.arms):
+        if at.within == 0:
+            _tell(listeners, "on_epoch_start", cohort)
+        learning = [arm for arm in cohort.arms if arm.learning]
+        needs_teacher = cohort.needs_teacher
+        hear = [listener.on_step for listener in listeners if _hears(listener, "on_step")]
+        for whole in batches.epoch(at.epoch, start=at.within):
+            batch = device.place(whole)
+            with device.autocast():
+                answer = cohort.teacher.answer(batch) if needs_teacher and cohort.teacher is not None else None
+            progress = at.step / at.steps
+            for arm in learning:
+                device.seed(cohort.seed, at.step)
+                arm.learn(batch, answer, device, progress=progress, step=at.step)
+            at.step += 1
+            at.within += 1
+            for on_step in hear:
+                on_step(cohort, at)
+        at.epoch, at.within = at.epoch + 1, 0
+        for arm in learning:
+            arm.close_epoch(at.epoch, at.step, validate(arm.student))
+        _tell(listeners, "on_epoch_end", cohort)
+    _tell(listeners, "on_end", cohort)
+
+
+def _tell(listeners: Sequence[Listener], event: str, cohort: Cohort) -> None:
+    for listener in listeners:
+        getattr(listener, event)(cohort, cohort.at)
+
+
+def _hears(listener: Listener, event: str) -> bool:
+    return getattr(type(listener), event) is not getattr(Listener, event)

@@ -1,0 +1,58 @@
+"""The few shapes of data that every room passes on.
+
+Shape legend, used everywhere:  B batch · C classes · k kept classes · T tokens · D features · H, W height and width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TopK:
+    """The k largest logits of a teacher, and how much probability the others hold together.
+
+    The tail is one more outcome, so a divergence over k + 1 outcomes stays a proper one; nothing is renormalised. The
+    mass of the tail depends on the temperature it was taken at, so that temperature is part of the value.
+    """
+
+    values: Tensor  # (..., k) logits, not divided by the temperature
+    indices: Tensor  # (..., k) int64 class numbers, each at most once per row
+    tail: Tensor  # (...,) logsumexp over the other classes of logits / temperature; -inf where k = C
+    classes: int  # C
+    temperature: float = 1.0
+
+
+Logits = Tensor | TopK
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Examples as every arm of a cohort sees them."""
+
+    ids: Tensor  # (B,) int64 content ids
+    inputs: Mapping[str, Tensor]  # view name -> (B, …); the view that students read is called "x"
+    target: Tensor  # (B,) int64 labels, or (B, C) probabilities after mixup and cutmix
+    view: int = 0  # number of the random draw that made the views; 0 where nothing was random
+
+    def __len__(self) -> int:
+        return int(self.ids.shape[0])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outputs:
+    """What a model answers: logits, and features at the places that were asked for."""
+
+    logits: Logits  # (B, C)
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """One step's loss with its graph, and its named parts without."""
+
+    loss: Tensor  # () nats
+    parts: Mapping[str, Tensor]  # name -> () nats, detached, before weighting
