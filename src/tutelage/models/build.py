@@ -71,10 +71,7 @@ def build(
     classifier = Classifier(net, input_shape=input_shape, classes=classes, mean=mean, std=std)
     _probe(classifier, spec.name, role)
     if spec.weights is not None:
-        given = {name: value.clone() for name, value in classifier.normalise.state_dict().items()}
         notices += load_weights(classifier, spec.weights)
-        if any(not torch.equal(value, given[name]) for name, value in classifier.normalise.state_dict().items()):
-            notices.append(f"the {role} scales its inputs as its weights were trained, not as this data would")
     classifier.notices = [f"{role}: {notice}" for notice in notices]
     return classifier.train()
 

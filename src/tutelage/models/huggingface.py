@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from tutelage.errors import DamagedError, InputError, MissingExtraError, ModelError, TutelageError, nearest
+from tutelage.models.weights import check_finite
 
 __all__ = ["HuggingFaceNet", "Pretrained", "from_type", "is_pretrained", "pretrained"]
 
@@ -54,7 +55,7 @@ class _Transformers:
 
     config: Any
     model: Any
-    kinds: frozenset[str]  # of image classifiers
+    kinds: Mapping[str, Sequence[str]]  # types of image classifiers and their classes
     common: frozenset[str]  # fields that every config has
 
 
@@ -91,6 +92,9 @@ def from_type(kind: str, args: Mapping[str, object], *, input_shape: tuple[int, 
     try:
         with _quiet():
             config = package.config.for_model(kind, num_labels=classes, **{**settings, **args})
+            # Where a type has several classes, transformers reads this field unasked, and fresh configs lack it.
+            names = package.kinds[kind]
+            config.architectures = [names if isinstance(names, str) else names[0]]
             model = package.model.from_config(config, trust_remote_code=False, dtype=torch.float32, **_OWN_KERNELS)
     except Exception as error:
         # The configs check some of their fields; the models meet the rest as errors of any class.
@@ -131,6 +135,7 @@ def pretrained(source: str, args: Mapping[str, object], *, input_shape: tuple[in
         )
         mean, std = _scaling(place, local)
     notices = _fresh_layers(source, report, new_head)
+    check_finite(place, model.state_dict())
     if mean is not None:
         notices.append(f"{source} declares how its inputs are scaled, and that is used: mean {mean}, std {std}")
     return Pretrained(HuggingFaceNet(model), mean, std, notices)
@@ -148,9 +153,7 @@ def _transformers(source: str, input_shape: tuple[int, ...]) -> _Transformers:
             given=f"examples of shape {input_shape}",
             expected="(channels, height, width)",
         )
-    return _Transformers(
-        AutoConfig, AutoModelForImageClassification, frozenset(KINDS), frozenset(PretrainedConfig().to_dict())
-    )
+    return _Transformers(AutoConfig, AutoModelForImageClassification, KINDS, frozenset(PretrainedConfig().to_dict()))
 
 
 def _new_head(source: str, args: Mapping[str, object]) -> bool:
@@ -196,7 +199,8 @@ def _scaling(place: str, local: bool) -> tuple[list[float] | None, list[float] |
 
 def _fresh_layers(source: str, report: Mapping[str, Any], new_head: bool) -> list[str]:
     """What the weights did not fill: a new last layer where one was asked for, else an error."""
-    fresh = sorted({*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])})
+    names = {*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])}
+    fresh = sorted(name for name in names if not name.endswith("num_batches_tracked"))  # a count that nothing reads
     if fresh and not (new_head and len(fresh) <= 2):
         raise ModelError(
             f"the weights of hf:{source} are not complete: {len(fresh)} tensors missing",
@@ -234,8 +238,11 @@ def _explained(source: str, local: bool) -> Iterator[None]:
             f"the weights in {source} cannot be read: {error}", fix="copy or download the folder again"
         ) from error
     except Exception as error:
+        remote = "trust_remote_code" in str(error) or "custom code" in str(error)
         fix = (
-            "the folder needs config.json and model.safetensors, as save_pretrained writes them"
+            "code from a model folder is never run; build it in a function of yours and name package.module:function"
+            if remote
+            else "the folder needs config.json and model.safetensors, as save_pretrained writes them"
             if local
             else "check the name and the connection, or download the folder elsewhere and write hf:/path/to/it"
         )

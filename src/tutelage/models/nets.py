@@ -1,9 +1,8 @@
 """Small networks that train in minutes on two CPU cores, each a plain module of one page.
 
-They are students first: what counts is accuracy per second and per byte. Two measured facts shape them. On a CPU a
+They are students first: what counts is accuracy per second and per byte. One measured fact shapes them: on a CPU a
 batch norm and a ReLU at full resolution cost more than the convolution before them, so the convolutional nets halve the
-picture in the first convolution of a stage, not after it. And with channels last a step of theirs takes a tenth to a
-third less time, so they lay their weights out that way.
+picture in the first convolution of a stage, not after it.
 
 Shape legend:  B batch · C channels · H, W height and width · T tokens · D features
 """
@@ -70,7 +69,6 @@ class Cnn(nn.Module):
             channels = out
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(channels, classes)
-        _lay_channels_last(self)
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.head(self.dropout(self.stages(x).mean((2, 3))))
@@ -102,7 +100,6 @@ class Dscnn(nn.Module):
             channels = out
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(channels, classes)
-        _lay_channels_last(self)
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.head(self.dropout(self.stages(self.stem(x)).mean((2, 3))))
@@ -252,12 +249,6 @@ def _separable(channels: int, out: int, *, stride: int = 1) -> list[nn.Module]:
         nn.BatchNorm2d(out),
         nn.ReLU(),
     ]
-
-
-def _lay_channels_last(module: nn.Module) -> None:
-    for parameter in module.parameters():
-        if parameter.ndim == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
 
 def _stage_widths(width: int, depth: int) -> list[int]:

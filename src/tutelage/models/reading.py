@@ -45,6 +45,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], list[str]]:
         _check_archive(path, size)
         return _named_tensors(path, _load_pickle(path))
     if start.startswith(b"\x80"):
+        _check_protocol(path, start)
         return _named_tensors(path, _load_pickle(path))
     if path.suffix == ".safetensors" or start[8:9] == b"{":
         _check_header(path, size)
@@ -52,8 +53,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], list[str]]:
             return load_file(path), []
         except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
             raise DamagedError(f"{path} is no valid safetensors file: {error}", fix=_COPY_AGAIN) from error
-    if path.suffix in (".pt", ".pth", ".bin", ".ckpt"):
-        raise DamagedError(f"{path} is no torch file: it begins with {start[:8]!r}", fix=_COPY_AGAIN)
+    if not any(start):
+        raise DamagedError(f"{path} holds zeros: it was never written out", fix=_COPY_AGAIN)
     raise ModelError(
         f"{path} is of an unknown kind",
         given=f"a file that begins with {start[:8]!r}",
@@ -131,23 +132,42 @@ def _check_archive(path: Path, size: int) -> None:
             entries = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise DamagedError(f"{path} is torn ({error}): an incomplete copy?", fix=_COPY_AGAIN) from error
-    # torch stores without compression, so the parts can never add up to more than the whole.
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) or (
-        sum(entry.file_size for entry in entries) > size
-    ):
-        raise DamagedError(f"{path} was not written by torch: it would unpack to more than it holds", fix=_SAVE_AGAIN)
     names = [entry.filename for entry in entries]
     if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
         raise ModelError(
             f"{path} is a TorchScript program, and programs are not run", expected="a state dict", fix=_SAVE_AGAIN
         )
+    # torch stores without compression, so the parts can never add up to more than the whole.
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) or (
+        sum(entry.file_size for entry in entries) > size
+    ):
+        raise DamagedError(f"{path} was not written by torch: it would unpack to more than it holds", fix=_SAVE_AGAIN)
     if not any(name.endswith("data.pkl") for name in names):
         raise ModelError(f"{path} is an archive, but no torch file", expected="a state dict", fix=_SAVE_AGAIN)
+    with zipfile.ZipFile(path) as archive:
+        # torch writes checksums and does not read them.
+        changed = archive.testzip()
+    if changed is not None:
+        raise DamagedError(
+            f"{path} has changed since it was written: the checksum of {changed} differs", fix=_COPY_AGAIN
+        )
+
+
+def _check_protocol(path: Path, start: bytes) -> None:
+    if start[1:2] > b"\x02":
+        raise ModelError(
+            f"{path} is a pickle that torch did not write, and it was not opened",
+            given=f"pickle protocol {start[1]}",
+            expected="a state dict",
+            fix=_SAVE_AGAIN,
+        )
 
 
 def _load_pickle(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        # A file, not its name: by the name torch would choose another reader.
+        with path.open("rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         text = str(error)
         refused = re.search(r"GLOBAL (\S+)", text)
@@ -197,7 +217,7 @@ def _named_tensors(path: Path, value: Any) -> tuple[dict[str, Tensor], list[str]
     if not isinstance(value, Mapping) or not value:
         raise ModelError(
             f"{path} holds no state dict",
-            given=type(value).__name__ if value else "nothing",
+            given="an empty one" if isinstance(value, Mapping) else type(value).__name__,
             expected="names with their tensors",
             fix=_SAVE_AGAIN,
         )

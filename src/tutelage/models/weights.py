@@ -19,7 +19,7 @@ from tutelage.errors import DamagedError, ModelError
 from tutelage.files import write_bytes
 from tutelage.models.reading import read_tensors
 
-__all__ = ["load_weights", "save_weights", "state_digest"]
+__all__ = ["check_finite", "load_weights", "save_weights", "state_digest", "weights_as_bytes"]
 
 _PREFIXES = ("module.", "_orig_mod.", "model.")  # DataParallel, torch.compile, Lightning
 
@@ -43,6 +43,8 @@ def load_weights(module: nn.Module, path: Path) -> list[str]:
     kept = sorted(expected.keys() - fitted.keys())
     if kept:
         notices.append(f"the file holds no {', '.join(kept)}; left as they were")
+    if any(_rescaled(fitted[name], expected[name]) for name in fitted if name.startswith("normalise.")):
+        notices.append("inputs are scaled as they were for these weights, not as this data would be")
     module.load_state_dict({**module.state_dict(), **fitted})
     return notices
 
@@ -50,6 +52,21 @@ def load_weights(module: nn.Module, path: Path) -> list[str]:
 def save_weights(module: nn.Module, path: Path) -> None:
     """Write parameters and buffers as safetensors; the same weights give the same bytes."""
     write_bytes(path, weights_as_bytes(module))
+
+
+def check_finite(source: Path | str, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse weights that no training step could have left in good order.
+
+    Raises:
+        DamagedError: a number is NaN or infinite.
+    """
+    bad = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
+    if bad:
+        raise DamagedError(
+            f"{source} holds weights that are not finite numbers",
+            given=f"NaN or infinity in {len(bad)} of {len(tensors)} tensors: {_first(bad)}",
+            fix="training diverged before it was saved: use an earlier checkpoint",
+        )
 
 
 def weights_as_bytes(module: nn.Module) -> bytes:
@@ -187,15 +204,14 @@ def _fit(
                 )
             casts.add((tensor.dtype, dtype))
         fitted[name] = tensor.to(dtype)
-    bad = [name for name, tensor in fitted.items() if not bool(torch.isfinite(tensor).all())]
-    if bad:
-        raise DamagedError(
-            f"{path} holds weights that are not finite numbers",
-            given=f"NaN or infinity in {len(bad)} of {len(fitted)} tensors: {_first(bad)}",
-            fix="training diverged before it was saved: use an earlier checkpoint",
-        )
+    check_finite(path, fitted)
     notices = [f"weights stored as {_plain(a)} were turned into {_plain(b)}" for a, b in sorted(casts, key=str)]
     return fitted, notices
+
+
+def _rescaled(new: Tensor, old: Tensor) -> bool:
+    # Half precision and statistics of another split of the same data are no other scaling.
+    return not torch.allclose(new.cpu(), old.cpu(), rtol=0.01)
 
 
 def _first(names: list[str]) -> str:

@@ -3,7 +3,7 @@
 Importing this room imports no torch, so that a mistyped key is told at once.
 """
 
-from tutelage.recipe.loading import builtin_recipes, from_mapping, load
+from tutelage.recipe.loading import builtin_recipes, from_mapping, from_text, load, train_settings
 from tutelage.recipe.overrides import apply_overrides
 from tutelage.recipe.problems import check_names
 from tutelage.recipe.reader import Tree
@@ -43,6 +43,8 @@ __all__ = [
     "diff",
     "dump",
     "from_mapping",
+    "from_text",
     "json_schema",
     "load",
+    "train_settings",
 ]

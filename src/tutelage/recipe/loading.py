@@ -16,7 +16,7 @@ from tutelage.errors import InputError, RecipeError, nearest
 from tutelage.recipe import problems
 from tutelage.recipe.overrides import apply_overrides, from_plain
 from tutelage.recipe.reader import Tree, read_file, read_text
-from tutelage.recipe.schema import Recipe
+from tutelage.recipe.schema import Recipe, Train
 
 _SUFFIXES = (".yaml", ".yml", ".json")
 
@@ -35,6 +35,15 @@ def load(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return _check(apply_overrides(_read(source), overrides))
 
 
+def from_text(text: str, name: str = "recipe") -> Recipe:
+    """Read a recipe from text, such as `dump` writes; `name` is what messages call it.
+
+    Raises:
+        RecipeError: the recipe is wrong; every problem of it is in the message.
+    """
+    return _check(read_text(text, name))
+
+
 def from_mapping(mapping: Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
     """Make a recipe from what a file would hold, given as a Python mapping.
 
@@ -42,6 +51,23 @@ def from_mapping(mapping: Mapping[str, Any], overrides: Sequence[str] = ()) -> R
         RecipeError: the recipe is wrong; every problem of it is in the message.
     """
     return _check(apply_overrides(from_plain(mapping), overrides))
+
+
+def train_settings(mapping: Mapping[str, Any]) -> Train:
+    """The `train` part of a recipe alone, for callers who have everything else in hand.
+
+    Raises:
+        RecipeError: a key or a value is wrong; all of them are in the message.
+    """
+    tree = from_plain(mapping)
+    found = list(tree.problems)
+    try:
+        train = Train.model_validate(tree.values)
+    except ValidationError as error:
+        found += problems.located(error, tree.places, ("train",))
+    if found:
+        raise RecipeError(problems.in_order(found))
+    return train
 
 
 def builtin_recipes() -> dict[str, str]:
@@ -52,6 +78,7 @@ def builtin_recipes() -> dict[str, str]:
 
 def _check(tree: Tree) -> Recipe:
     found = list(tree.problems)
+    tree.places.seeds_by_chance = tree.values.get("seeds", ()) is None
     try:
         recipe = Recipe.model_validate(tree.values).placed(tree.places)
     except ValidationError as error:

@@ -40,7 +40,7 @@ def _apply(tree: Tree, text: str, order: int) -> Problem | None:
     key = key.strip()
     where = f"--set {key}={written.strip()}" if len(text) <= 80 else f"--set {key}=…"
     if not equals or not _KEY.fullmatch(key):
-        return Problem("an override is `key=value`", given=f"--set {show(text)}", expected="such as --set train.epochs=3")
+        return Problem("an override is `key=value`", given=f"--set {show(text)}", fix="such as --set train.epochs=3")
     keys: Keys = tuple(key.split("."))
     parent: Any = tree.values
     for depth, name in enumerate(keys):
@@ -65,7 +65,7 @@ def _apply(tree: Tree, text: str, order: int) -> Problem | None:
             # A section that is absent or empty is opened, so that `--set data.views.flip=0.5` needs no `views:` before.
             if isinstance(parent, dict) and parent.get(str(step)) is None:
                 parent[str(step)] = {}
-            parent = parent[step]  # type: ignore[index]
+            parent = parent[step]
     tree.places.forget(keys)
     tree.places.at[keys] = Place(FIRST_OVERRIDE + order, where)
     return None
@@ -86,7 +86,8 @@ def parse_value(written: str, where: str) -> Any:
             raise RecipeError([Problem("not valid YAML", where)])
     except RecipeError as error:
         found = error.problems[0]
-        raise RecipeError([Problem(found.what, where, given=written[:80], fix="quote the whole for the shell")]) from error
+        fix = "put quotes around the whole, so that the shell leaves it alone"
+        raise RecipeError([Problem(found.what, where, given=written[:80], fix=fix)]) from error
     if tree.problems:
         raise RecipeError([Problem(tree.problems[0].problem.what, where)])
     return tree.values["value"]

@@ -38,7 +38,7 @@ class Located:
 @final
 @dataclass(slots=True, eq=False)
 class Places:
-    """The places of one recipe.
+    """The places of one recipe, and whether its seeds were left to chance rather than written.
 
     Any two compare equal: where a recipe was written is no part of what it says, so that a recipe that was written out
     and read again equals the first.
@@ -46,6 +46,7 @@ class Places:
 
     source: str = ""
     at: dict[Keys, Place] = field(default_factory=dict)
+    seeds_by_chance: bool = False
 
     def find(self, keys: Keys) -> Place:
         """The place of a value, or of the nearest thing around it."""

@@ -1,4 +1,4 @@
-"""What the schema refuses, said in the words of the recipe: which key, on which line, what was expected, what was meant.
+"""What the schema refuses, in the words of the recipe: which key, on which line, what was expected, what was meant.
 
 Pydantic knows that something is wrong and where; what would be right is read off the JSON Schema at the same spot, so
 that a message never lags behind the rule it explains.
@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from tutelage.errors import InputError, Problem, nearest
 from tutelage.recipe.places import Keys, Located, Places, dotted
 from tutelage.recipe.scalars import show
-from tutelage.recipe.schema import NUMBER, SCHEDULE, Recipe, comes_with_weights
+from tutelage.recipe.schema import NUMBER, SCHEDULE, Recipe
 
 MOST_SHOWN = 20
 
@@ -39,9 +39,12 @@ _OTHER_NAMES = {
 }
 
 
-def located(error: ValidationError, places: Places) -> list[Located]:
-    """One located problem for each error of pydantic."""
-    return [_located(one["type"], one["loc"], one["input"], one.get("ctx", {}), places) for one in error.errors()]
+def located(error: ValidationError, places: Places, within: Loc = ()) -> list[Located]:
+    """One located problem for each error of pydantic; `within` is where in a recipe the checked values stand."""
+    return [
+        _located(one["type"], (*within, *one["loc"]), one["input"], one.get("ctx", {}), places)
+        for one in error.errors()
+    ]
 
 
 def in_order(found: Sequence[Located]) -> list[Problem]:
@@ -65,7 +68,8 @@ def check_names(
 
     check("data source", recipe.data.source, sources, ("data", "source"))
     for role, model in (("teacher", recipe.teacher.model), ("student", recipe.student.model)):
-        if not comes_with_weights(model):
+        # What has a colon, `hf:…` or a function, is looked for where it lives.
+        if ":" not in model:
             check("model", model, models, (role, "model"))
     for arm, terms in recipe.arms.items():
         for index, term in enumerate(terms):

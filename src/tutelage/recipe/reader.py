@@ -79,8 +79,8 @@ def read_text(text: str, name: str) -> Tree:
     """Read a recipe from text.
 
     Raises:
-        RecipeError: it is not YAML, or not a mapping. Duplicate keys and the like are gathered in the tree instead, to be
-            told together with what the values get wrong.
+        RecipeError: it is not YAML, or not a mapping. Duplicate keys and the like are gathered in the tree instead, to
+            be told together with what the values get wrong.
     """
     source = _json_without_tabs(text)
     try:
@@ -111,7 +111,8 @@ def _decode(raw: bytes, name: str) -> str:
             )
         return raw.decode(encoding)
     except UnicodeDecodeError as error:
-        where = f"{name}:{raw.count(b'\n', 0, error.start) + 1}" if encoding == "utf-8" else name
+        line = raw.count(b"\n", 0, error.start) + 1
+        where = f"{name}:{line}" if encoding == "utf-8" else name
         raise InputError(
             "this file is not " + encoding.removesuffix("-sig").upper() + " text",
             where=where,
@@ -136,14 +137,16 @@ def _toml(text: str, name: str) -> Problem | None:
     lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     if not lines or not _TOML.match(lines[0]):
         return None
-    return Problem("this file looks like TOML; a recipe is YAML", name, lines[0].strip()[:60], "`epochs: 3`, not `epochs = 3`")
+    return Problem(
+        "this file looks like TOML; a recipe is YAML", name, lines[0].strip()[:60], "`epochs: 3`, not `epochs = 3`"
+    )
 
 
 def _syntax(error: MarkedYAMLError | ReaderError, text: str, name: str) -> Problem:
     """One line for what PyYAML says in five."""
     if isinstance(error, ReaderError):
-        line = text.count("\n", 0, error.position) + 1
-        return Problem(f"a control character that YAML does not allow: {show(chr(ord(text[error.position])))}", f"{name}:{line}")
+        number = text.count("\n", 0, error.position) + 1
+        return Problem(f"YAML does not allow the character {show(text[error.position])}", f"{name}:{number}")
     mark = error.problem_mark or error.context_mark
     what = str(error.problem or error.context)
     if mark is None:
@@ -152,9 +155,11 @@ def _syntax(error: MarkedYAMLError | ReaderError, text: str, name: str) -> Probl
     line = lines[mark.line] if mark.line < len(lines) else ""
     where = f"{name}:{mark.line + 1}, column {mark.column + 1}"
     if line[mark.column : mark.column + 1] == "\t" or "\t" in line[: len(line) - len(line.lstrip())]:
-        return Problem("a tab cannot indent YAML", where, fix="use spaces")
+        return Problem("a tab cannot indent or separate in YAML", where, fix="use spaces")
     if "single document" in what:
-        return Problem("a recipe is one document; a second one starts here", where, fix="remove everything from `---` on")
+        return Problem(
+            "a recipe is one document; a second one starts here", where, fix="remove everything from `---` on"
+        )
     return Problem(f"not valid YAML: {what}", where, given=line.strip()[:80] or None)
 
 
@@ -173,21 +178,21 @@ class _Loader(Reader, Scanner, Parser, Composer, BaseResolver):
         # The composer recurses; without a bound, a file of brackets would exhaust Python's stack.
         self._levels += 1
         if self._levels > MAX_DEPTH:
-            raise ComposerError(None, None, f"nested deeper than {MAX_DEPTH} levels", self.peek_event().start_mark)
+            raise ComposerError(None, None, f"nested deeper than {MAX_DEPTH} levels", self.get_mark())
         try:
             return super().compose_node(parent, index)
         finally:
             self._levels -= 1
 
     def resolve(self, kind: type[Node], value: Any, implicit: Any) -> str:
-        if kind is ScalarNode and implicit[0]:
-            return _PLAIN
-        return str(super().resolve(kind, value, implicit))
+        if kind is ScalarNode:
+            return _PLAIN if implicit[0] else _CORE + "str"
+        return _CORE + ("seq" if kind is SequenceNode else "map")
 
 
 @final
 class _Builder:
-    """Nodes to values; counts what it makes, since ten aliases of ten aliases of … are a few lines and a full memory."""
+    """Nodes to values; counts them, since ten aliases of ten aliases of … are a few lines and a full memory."""
 
     def __init__(self, name: str) -> None:
         self.name = name

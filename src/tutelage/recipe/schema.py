@@ -45,8 +45,16 @@ from tutelage.recipe.kinds import (
 from tutelage.recipe.places import Places
 
 SCRATCH = "scratch"
-RESUMABLE = ("device", "train.checkpoint_seconds", "teacher.train.checkpoint_seconds", "report.*")
-"""Keys whose change does not make another run of it: how and where to compute, not what."""
+# Keys whose change does not make another run of it: where to compute and what to measure, not what is trained.
+RESUMABLE = frozenset(
+    {
+        "device",
+        "train.checkpoint_seconds",
+        "teacher.train.checkpoint_seconds",
+        "report.bootstrap",
+        "report.latency",
+    }
+)
 
 # ---- schedules -------------------------------------------------------------------------------------------------------
 
@@ -202,14 +210,14 @@ class Train(Section):
     """The optimizer by name."""
     lr: Positive = 0.001
     """The greatest learning rate."""
-    optimizer_args: Arguments = {}
+    optimizer_args: Arguments = Field(default_factory=dict)
     """Further arguments of the optimizer, such as weight_decay or momentum."""
     scheduler: Identifier | None = "cosine"
     """cosine, linear, constant, or a class of torch.optim.lr_scheduler."""
-    scheduler_args: Arguments = {}
+    scheduler_args: Arguments = Field(default_factory=dict)
     """Arguments of that class."""
-    scheduler_interval: Literal["step", "epoch"] = "step"
-    """How often the learning rate moves."""
+    scheduler_interval: Literal["step", "epoch"] = "epoch"
+    """Whether a class of torch counts steps or epochs; the three others move every step."""
     warm_up: Probability = 0.0
     """The share of training during which the learning rate rises; for cosine, linear and constant."""
     clip: Positive | None = None
@@ -238,7 +246,7 @@ class Train(Section):
     @classmethod
     def _warm_up_fits(cls, warm_up: float, info: ValidationInfo) -> float:
         scheduler = info.data.get("scheduler")
-        if warm_up > 0 and scheduler not in (None, "cosine", "linear", "constant"):
+        if warm_up > 0 and scheduler is not None and scheduler.lower() not in ("cosine", "linear", "constant"):
             raise InputError(
                 f"the scheduler {scheduler} has no warm-up",
                 fix="leave `warm_up` out, or use cosine, linear or constant",
@@ -253,9 +261,9 @@ class Teacher(Section):
     """The model that is trusted: loaded from weights, or trained first."""
 
     model: Text
-    """A built-in model, `hf:…`, or a folder."""
-    args: Arguments = {}
-    """Arguments of a built-in model."""
+    """A built-in model, `hf:type`, `hf:owner/name`, `hf:/folder`, or `package.module:function`."""
+    args: Arguments = Field(default_factory=dict)
+    """Arguments of the model."""
     weights: Text | None = None
     """A safetensors file with its weights."""
     train: Annotated[Train | None, Field(validate_default=True)] = None
@@ -283,9 +291,9 @@ class Student(Section):
     """The small model that is to ship."""
 
     model: Text
-    """A built-in model, `hf:…`, or a folder."""
-    args: Arguments = {}
-    """Arguments of a built-in model."""
+    """A built-in model, `hf:type`, `hf:owner/name`, `hf:/folder`, or `package.module:function`."""
+    args: Arguments = Field(default_factory=dict)
+    """Arguments of the model."""
 
 
 class TermSpec(Section):
@@ -299,7 +307,7 @@ class TermSpec(Section):
     """What logits are divided by, for losses that have one; null keeps the loss's own default."""
     name: Identifier | None = None
     """What reports call it; the loss's name by default."""
-    options: Arguments = {}
+    options: Arguments = Field(default_factory=dict)
     """Further arguments of the loss."""
 
     @field_validator("weight", "temperature")
@@ -317,8 +325,9 @@ Terms = Annotated[tuple[TermSpec, ...], Field(strict=False, min_length=1)]
 
 
 def comes_with_weights(model: str) -> bool:
-    """Whether a model's name already says where its weights are: the hub, or a folder."""
-    return model.startswith(("hf:", ".", "~")) or "/" in model
+    """Whether what a name leads to may bring weights: a function, a folder or the hub, but no mere type of model."""
+    kind, colon, rest = model.partition(":")
+    return bool(colon) and (kind != "hf" or "/" in rest or rest.startswith((".", "~")))
 
 
 def _default_arms() -> dict[str, tuple[TermSpec, ...]]:
@@ -373,3 +382,9 @@ class Recipe(Section):
         """The same recipe, knowing where its values were written."""
         self._places = places
         return self
+
+    def continuing(self, earlier: Recipe) -> Recipe:
+        """The same recipe; where its seeds were drawn by chance, with those that an earlier run of it drew."""
+        if not self._places.seeds_by_chance:
+            return self
+        return self.model_copy(update={"seeds": earlier.seeds})

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from fnmatch import fnmatchcase
+from collections.abc import Iterator
 from typing import Any
 
 import yaml
@@ -48,21 +47,9 @@ def dump(recipe: Recipe) -> str:
     )
 
 
-def diff(a: Recipe, b: Recipe, *, ignore: Collection[str] = ()) -> list[str]:
-    """What changed from `a` to `b`, one line for each key: `train.lr: 0.001 → 0.01`.
-
-    Args:
-        a: the recipe before.
-        b: the recipe after.
-        ignore: keys, with `*` for any, whose changes do not count; `RESUMABLE` for one.
-    """
-    before, after = dict(_flat(a.model_dump(mode="json"))), dict(_flat(b.model_dump(mode="json")))
-    lines = []
-    for key in dict.fromkeys((*before, *after)):
-        old, new = before.get(key, _ABSENT), after.get(key, _ABSENT)
-        if old != new and not any(fnmatchcase(key, pattern) for pattern in ignore):
-            lines.append(f"{key}: {_shown(old)} → {_shown(new)}")
-    return lines
+def diff(a: Recipe, b: Recipe) -> list[str]:
+    """What changed from `a` to `b`, one line for each key: `train.lr: 0.001 → 0.01`."""
+    return list(_changes(a.model_dump(mode="json"), b.model_dump(mode="json"), ""))
 
 
 def json_schema() -> dict[str, Any]:
@@ -70,17 +57,25 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **problems.schema()}
 
 
-def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys as `--set` takes them; a list of plain values is one value."""
-    if isinstance(value, dict) and value:
-        children = list(value.items())
-    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
-        children = list(enumerate(value))
-    else:
-        yield path, value
+def _changes(old: Any, new: Any, path: str) -> Iterator[str]:
+    """Dotted keys as `--set` takes them, as deep as both sides go."""
+    if old == new:
         return
-    for key, child in children:
-        yield from _flat(child, f"{path}.{key}" if path else str(key))
+    before, after = _children(old), _children(new)
+    if not before or not after:
+        yield f"{path}: {_shown(old)} → {_shown(new)}"
+        return
+    for key in dict.fromkeys((*before, *after)):
+        yield from _changes(before.get(key, _ABSENT), after.get(key, _ABSENT), f"{path}.{key}" if path else str(key))
+
+
+def _children(value: Any) -> dict[Any, Any]:
+    """What lies below a value; a list of plain values is one value."""
+    if isinstance(value, dict):
+        return value
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        return dict(enumerate(value))
+    return {}
 
 
 def _shown(value: object) -> str:

@@ -33,19 +33,15 @@ def classes(report: Report) -> Safe:
     body = [
         [
             row["class"],
-            numbers.count(row["n"]),
             *(numbers.percent(row["recall"][name]) for name in names),
-            _interval(row),
             tag("td", _bar(row[key], widest, starred=moved and row["changed"])),
+            tag("td", text(numbers.interval(row["interval"])), class_="nowrap"),
+            numbers.count(row["n"]),
         ]
         for row in rows
     ]
-    found = table(["Class", "n", *heads, f"{names[-1]}, 95 % CI", title], body)
+    found = table(["Class", *heads, title, f"{names[-1]}, 95 % CI", "n"], body, classes="sticky")
     return found if note is None else tag("div", tag("p", note, class_="note"), found)
-
-
-def _interval(row: Report) -> Safe:
-    return tag("td", numbers.interval(row["interval"]), class_="nowrap")
 
 
 def _bar(value: float, widest: float, *, starred: bool) -> Safe:
@@ -61,7 +57,7 @@ def heat(report: Report, name: str) -> Safe:
     """One confusion matrix in percent of the row; what rounds to 0 is left to the eye as an empty cell."""
     rates = report["confusion"]["rates"][name]
     heading = tag("h3", tag("span", name, class_=f"key {colour(report, name)}"))
-    return tag("figure", heading, _grid(report, rates, _shade))
+    return tag("figure", heading, _grid(report, rates, _shade, "heat"))
 
 
 def heat_difference(report: Report) -> Safe:
@@ -77,7 +73,7 @@ def heat_difference(report: Report) -> Safe:
         return tag("td", shown, style=style)
 
     heading = tag("h3", f"{models[-1]} − {models[-2]}, points")
-    return tag("figure", heading, _grid(report, rates, cell))
+    return tag("figure", heading, _grid(report, rates, cell, "heat difference"))
 
 
 def _shade(value: float, diagonal: bool) -> Safe:
@@ -87,7 +83,7 @@ def _shade(value: float, diagonal: bool) -> Safe:
     return tag("td", shown, class_=classes if level or diagonal else None)
 
 
-def _grid(report: Report, rates: Sequence[Sequence[float]], cell: Any) -> Safe:
+def _grid(report: Report, rates: Sequence[Sequence[float]], cell: Any, classes: str) -> Safe:
     names = report["classes"]
     head = [tag("th", "true ↓ said →", class_="corner")]
     head += [tag("th", tag("span", name), scope="col", title=name) for name in names]
@@ -95,7 +91,7 @@ def _grid(report: Report, rates: Sequence[Sequence[float]], cell: Any) -> Safe:
         tag("tr", tag("th", name, scope="row", title=name), [cell(v, i == j) for j, v in enumerate(row)])
         for i, (name, row) in enumerate(zip(names, rates, strict=True))
     ]
-    return tag("table", tag("thead", tag("tr", head)), tag("tbody", rows), class_="heat")
+    return tag("table", tag("thead", tag("tr", head)), tag("tbody", rows), class_=classes)
 
 
 def pairs(report: Report) -> Safe:

@@ -59,4 +59,4 @@ def files(report: Report) -> Safe:
         for model in report["models"]
         for run in model["runs"]
     ]
-    return table(["File of", "Bytes", "SHA-256"], body)
+    return table(["File of", "Bytes", tag("th", "SHA-256", class_="text", scope="col")], body)

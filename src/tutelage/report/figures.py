@@ -64,25 +64,35 @@ def legend(report: Mapping[str, Any], names: Sequence[str]) -> Safe:
 
 
 def forest(report: Mapping[str, Any]) -> Safe:
-    """Paired differences with both intervals: seeds thick, test examples thin, single seeds as dots."""
+    """Paired differences with both intervals: seeds thick, test examples thin, single seeds as rings."""
     items = report["comparisons"]
     ends = [0.0]
     for item in items:
         ends += [gain["difference"] for gain in item["per_seed"]]
         ends += [edge for kind in ("by_seed", "by_example") if item[kind] for edge in _ends(item[kind])]
     scale = padded(ends, _SIDE, WIDTH - _SIDE)
-    height = 74 * len(items) + 40
-    parts: list[Safe] = [*_x_axis(scale, height, lambda v: numbers.points(v, _digits(scale), unit=False), "pp")]
-    parts.append(tag("line", x1=scale(0), x2=scale(0), y1=28, y2=height - 34, class_="zero"))
+    digits, height = _digits(scale.ticks()), 84 * len(items) + 42
+    parts = _x_axis(scale, height, lambda v: numbers.points(v, digits, unit=False), "pp, better →")
+    parts.append(tag("line", x1=scale(0), x2=scale(0), y1=30, y2=height - 34, class_="zero"))
     for row, item in enumerate(items):
-        top, paint = 74 * row, colour(report, item["name"])
-        kinds = [item[kind] for kind in ("by_seed", "by_example") if item[kind] is not None]
-        parts.append(tag("text", f"{item['name']} − {item['against']}", x=_SIDE, y=top + 20, class_="name halo"))
-        for line, estimate in enumerate(kinds):
-            parts += _range(scale, estimate, top + 40 + 18 * line, f"{'thin' if line else 'thick'} {paint}")
-        parts += [_dot(scale(gain["difference"]), top + 40, 3.2, f"open {paint}") for gain in item["per_seed"]]
-        parts.append(_diamond(scale(item["difference"]["value"]), top + 40, paint))
+        parts += _gain(scale, item, 84 * row, colour(report, item["name"]))
     return _svg(height, "Difference in test accuracy between each distilled student and the baseline", parts)
+
+
+def _gain(scale: Scale, item: Mapping[str, Any], top: float, paint: str) -> list[Safe]:
+    """One row of the forest: the interval that decides comes first."""
+    difference = item["difference"]
+    amount = numbers.points(difference["value"], numbers.decimals(difference))
+    words = f"{amount} ({numbers.points_interval(difference)})"
+    parts = [
+        tag("text", _short(f"{item['name']} − {item['against']}"), x=_SIDE, y=top + 20, class_="name halo"),
+        tag("text", words, x=WIDTH - _SIDE, y=top + 20, text_anchor="end", class_="halo"),
+    ]
+    kinds = [item[kind] for kind in ("by_seed", "by_example") if item[kind] is not None]
+    for line, estimate in enumerate(kinds):
+        parts += _range(scale, estimate, top + 46 + 22 * line, f"{'thin' if line else 'thick'} {paint}")
+    parts += [_dot(scale(gain["difference"]), top + 46, 3.2, f"open {paint}") for gain in item["per_seed"]]
+    return [*parts, _diamond(scale(difference["value"]), top + 46, paint)]
 
 
 def strip(report: Mapping[str, Any]) -> Safe:
@@ -93,20 +103,25 @@ def strip(report: Mapping[str, Any]) -> Safe:
     scale = padded([teacher, *(v for runs in values.values() for v in runs.values())], _SIDE + 6, WIDTH - _SIDE - 6)
     height = 64 * len(arms) + 46
     middle = {arm["name"]: 64 * row + 46 for row, arm in enumerate(arms)}
-    parts: list[Safe] = [*_x_axis(scale, height, lambda v: f"{v * 100:.{_digits(scale)}f}", "%")]
+    count = len(report["seeds"])  # every seed has a lane of its own, so that equal values do not hide each other
+    lane = {seed: round((row - (count - 1) / 2) * min(5.0, 18 / count), 2) for row, seed in enumerate(report["seeds"])}
+    digits = _digits(scale.ticks())
+    parts = _x_axis(scale, height, lambda v: f"{v * 100:.{digits}f}", "%")
     parts.append(tag("line", x1=scale(teacher), x2=scale(teacher), y1=8, y2=height - 34, class_="reference m-teacher"))
     for upper, lower in pairwise(arms):
         a, b = values[upper["name"]], values[lower["name"]]
         y1, y2 = middle[upper["name"]], middle[lower["name"]]
-        common = sorted(a.keys() & b.keys())
-        parts += [tag("line", x1=scale(a[s]), y1=y1, x2=scale(b[s]), y2=y2, class_="pair") for s in common]
+        parts += [
+            tag("line", x1=scale(a[s]), y1=y1 + lane[s], x2=scale(b[s]), y2=y2 + lane[s], class_="pair")
+            for s in sorted(a.keys() & b.keys())
+        ]
     for arm in arms:
         name, paint, y = arm["name"], colour(report, arm["name"]), middle[arm["name"]]
         mean = scale(arm["metrics"]["accuracy"]["value"])
         parts += [
             tag("text", name, x=_SIDE, y=y - 20, class_="name halo"),
-            tag("line", x1=mean, x2=mean, y1=y - 11, y2=y + 11, class_=f"mean {paint}"),
-            *(_dot(scale(value), y, 5, f"seed {paint}") for value in values[name].values()),
+            tag("line", x1=mean, x2=mean, y1=y - 12, y2=y + 12, class_=f"mean {paint}"),
+            *(_dot(scale(value), y + lane[seed], 4.6, f"seed {paint}") for seed, value in values[name].items()),
         ]
     return _svg(height, "Test accuracy of every seed", parts)
 
@@ -124,8 +139,9 @@ def curves(report: Mapping[str, Any], metric: str, *, share: bool) -> Safe:
     epochs = [point["epoch"] for point in points]
     x = Scale(min(epochs), max(max(epochs), min(epochs) + 1), left + 6, WIDTH - _SIDE)
     parts: list[Safe] = []
+    digits = _digits(y.ticks(4))
     for value in y.ticks(4):
-        text = f"{value * 100:.{_digits(y)}f}" if share else f"{value:g}"
+        text = f"{value * 100:.{digits}f}" if share else f"{value:g}"
         parts.append(tag("line", x1=left, x2=WIDTH - 6, y1=y(value), y2=y(value), class_="grid"))
         parts.append(tag("text", text, x=left - 8, y=y(value) + 4, text_anchor="end"))
     parts += [
@@ -174,11 +190,10 @@ def _x_axis(scale: Scale, height: float, text: Any, unit: str) -> list[Safe]:
     return parts
 
 
-def _digits(scale: Scale) -> int:
-    """Digits that tell neighbouring ticks of shares apart, in percent."""
-    ticks = scale.ticks()
-    step = (ticks[1] - ticks[0]) * 100 if len(ticks) > 1 else 1.0
-    return max(0, -math.floor(math.log10(step) + 1e-9)) + (1 if f"{step:.3g}".rstrip("0").endswith("25") else 0)
+def _digits(shares: Sequence[float]) -> int:
+    """Digits with which the ticks of a share, written in percent, are exact."""
+    ticks = [tick * 100 for tick in shares]
+    return next((digits for digits in range(5) if all(abs(t - round(t, digits)) < 1e-7 for t in ticks)), 5)
 
 
 def _ends(estimate: numbers.Estimate) -> tuple[float, float]:
@@ -191,6 +206,10 @@ def _range(scale: Scale, estimate: numbers.Estimate, y: float, classes: str) -> 
         tag("line", x1=low, x2=high, y1=y, y2=y, class_=f"range {classes}"),
         *(tag("line", x1=x, x2=x, y1=y - 4, y2=y + 4, class_=f"range thin {classes}") for x in (low, high)),
     ]
+
+
+def _short(name: str, most: int = 30) -> str:
+    return name if len(name) <= most else name[: most - 1] + "…"
 
 
 def _dot(x: float, y: float, radius: float, classes: str) -> Safe:

@@ -60,7 +60,7 @@ def _verdict(report: Report, said: Verdict) -> Safe:
     box = tag(
         "section",
         tag("p", tables.text(cost), class_="say"),
-        [tag("p", tables.text(claim), class_="say claim") for claim in claims],
+        [tag("p", tables.text(claim), class_="say claim" + (" several" if gains > 1 else "")) for claim in claims],
         tag("p", tables.text(" ".join(rest))),
         class_=f"card verdict tone-{said.tone}",
     )
@@ -117,10 +117,14 @@ def _section(title: str, lead: str, *children: object) -> Safe:
 
 
 def _models(report: Report) -> Safe:
+    several = (
+        "Numbers are means over seeds, and under them stands the 95 % t interval over seeds; accuracy has the interval "
+        "over test examples as well."
+    )
+    words = several if len(report["seeds"]) > 1 else "This is a single run, so only accuracy has an interval."
     return _section(
         "The models side by side",
-        "Every model answered the same test part once, from its file on disk. Means are over seeds; the interval under "
-        "a number is the 95 % t interval over seeds, and for accuracy also Wilson's interval over test examples.",
+        f"Every model answered the same test part, from its file on disk. {words}",
         tag("div", tables.main(report), class_="card wide"),
     )
 
@@ -187,15 +191,20 @@ def _training(report: Report) -> Safe | None:
         )
     return _section(
         "How the students learned",
-        "Measured on the validation part after every epoch; the test part was never used to choose anything.",
+        "Measured on the validation part after every epoch, never on the test part.",
         tag("div", cards, class_="pair-of"),
     )
 
 
 def _figure(title: str, picture: object, caption: str, table: Safe) -> Safe:
-    details = tag("details", tag("summary", "The numbers"), tag("div", table, class_="wide"))
+    details = _more("The numbers", tag("div", table, class_="wide"))
     picture = Safe(picture) if isinstance(picture, str) else picture
     return tag("figure", tag("h3", title), picture, tag("figcaption", tables.text(caption)), details, class_="card")
+
+
+def _more(title: str, content: Safe, *, printed: bool = False) -> Safe:
+    """What is there for those who ask; paper cannot be asked, so some of it is always printed."""
+    return tag("details", tag("summary", title), content, class_="keep" if printed else None)
 
 
 def _classes(report: Report) -> Safe:
@@ -227,9 +236,10 @@ def _confusions(report: Report) -> Safe:
     return _section(
         "What is mistaken for what",
         "Each row is a true class and adds up to 100 %; columns are what the model said. Mean over seeds, "
-        f"n = {report['data']['totals']['test']:,}. In the last picture, a difference, teal is better: more right answers or fewer mistakes.",
+        f"n = {report['data']['totals']['test']:,}. In the last picture, a difference, teal is better: more right "
+        "answers or fewer mistakes.",
         tag("div", [tag("div", card, class_="card") for card in cards], class_="pair-of"),
-        tag("details", tag("summary", "The most common mistakes as a table"), pairs),
+        _more("The most common mistakes as a table", pairs),
     )
 
 
@@ -238,8 +248,8 @@ def _integrity(report: Report) -> Safe:
         "Data and integrity",
         "What was trained on, what was judged on, and the files that these numbers belong to.",
         tag("div", facts.facts(report), class_="card wide"),
-        tag("details", tag("summary", "Examples of every class"), tag("div", facts.counts(report), class_="wide")),
-        tag("details", tag("summary", "Files and their sums"), tag("div", facts.files(report), class_="wide")),
+        _more("Examples of every class", tag("div", facts.counts(report), class_="wide")),
+        _more("Files and their sums", tag("div", facts.files(report), class_="wide"), printed=True),
     )
 
 
@@ -261,6 +271,6 @@ def _doubt(report: Report) -> Safe:
         "Get the same numbers",
         "The recipe below and the versions above are all that this run depended on.",
         tag("pre", tag("code", report["command"])),
-        tag("details", tag("summary", "The recipe"), tag("pre", tag("code", report["recipe"]["text"]))),
-        tag("details", tag("summary", "How each number was computed"), tag("table", tag("tbody", methods))),
+        _more("The recipe", tag("pre", tag("code", report["recipe"]["text"])), printed=True),
+        _more("How each number was computed", tag("table", tag("tbody", methods)), printed=True),
     )

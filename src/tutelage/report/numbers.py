@@ -38,7 +38,7 @@ def points(share: float | None, digits: int = 1, *, unit: bool = True) -> str:
         return MISSING
     text = f"{share * 100:+.{digits}f}"
     if float(text) == 0:
-        text = "±" + text.lstrip("+-")
+        text = text.lstrip("+-")
     return minus(text) + (" pp" if unit else "")
 
 

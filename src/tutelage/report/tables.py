@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -12,15 +14,16 @@ from tutelage.report.markup import Safe, escape, tag
 
 Report = Mapping[str, Any]
 Cell = Any
+_RANGE = re.compile(r"(?<=[\d])…(?=[\d+−])")  # where a browser would part the two ends of an interval
 LABELS = {
     "accuracy": "Accuracy",
     "macro_recall": "Macro recall",
     "macro_f1": "Macro F1",
     "nll": "NLL",
     "ece": "ECE",
-    "agreement": "Agreement",
-    "divergence": "Divergence",
-    "copied_errors": "Repeated errors",
+    "agreement": "Agreement with the teacher",
+    "divergence": "KL from the teacher",
+    "copied_errors": "Teacher's errors repeated",
 }
 _UNITS = ("%", "pp", "ms", "s", "min", "KiB", "MiB", "GiB", "B", "seeds", "seed")
 
@@ -30,9 +33,9 @@ def text(value: str) -> Safe:
     words = value.split(" ")
     glued = words[:1]
     for before, word in pairwise(words):
-        tied = before[-1:].isdigit() and word.rstrip(".,;:)") in _UNITS
+        tied = before[-1:] == "×" or (before[-1:].isdigit() and word.rstrip(".,;:)") in _UNITS)
         glued.append(("\u00a0" if tied else " ") + word)
-    return escape("".join(glued))
+    return escape(_RANGE.sub("…\u2060", "".join(glued)))
 
 
 def table(head: Sequence[Cell], rows: Iterable[Sequence[Cell]], *, classes: str | None = None) -> Safe:
@@ -86,9 +89,14 @@ def main(report: Report) -> Safe:
     for group in groups:
         for index, (label, hint, cell) in enumerate(group):
             edge = "first" if index == 0 else "last" if index == len(group) - 1 else None
-            title = tag("th", label, tag("small", f" {hint}") if hint else None, scope="row")
+            title = tag(
+                "th",
+                label,
+                tag("small", f" {hint}", class_="own" if len(hint) > 8 else None) if hint else None,
+                scope="row",
+            )
             rows.append(tag("tr", title, [cell(model) for model in models], class_=edge))
-    return tag("table", tag("thead", tag("tr", head)), tag("tbody", rows), class_="main")
+    return tag("table", tag("thead", tag("tr", head)), tag("tbody", rows), class_="main", style=f"--n:{len(models)}")
 
 
 Row = tuple[str, str, Callable[[Report], Safe]]
@@ -96,21 +104,14 @@ Row = tuple[str, str, Callable[[Report], Safe]]
 
 def _quality() -> list[Row]:
     return [
-        ("Accuracy", "↑", _accuracy),
+        (LABELS["accuracy"], "↑", lambda model: _share(model, "accuracy")),
+        ("95 % over test examples", "", lambda model: _stacked(numbers.interval(model["accuracy_items"]))),
         ("Share of the teacher's", "", _retained),
-        ("Macro recall", "↑", lambda model: _share(model, "macro_recall")),
-        ("Macro F1", "↑", lambda model: _share(model, "macro_f1")),
-        ("NLL", "nats ↓", lambda model: _nats(model, "nll")),
-        ("ECE", "↓", lambda model: _share(model, "ece")),
+        (LABELS["macro_recall"], "↑", lambda model: _share(model, "macro_recall")),
+        (LABELS["macro_f1"], "↑", lambda model: _share(model, "macro_f1")),
+        (LABELS["nll"], "nats ↓", lambda model: _nats(model, "nll")),
+        (LABELS["ece"], "↓", lambda model: _share(model, "ece")),
     ]
-
-
-def _accuracy(model: Report) -> Safe:
-    seeds, items = model["metrics"]["accuracy"], model["accuracy_items"]
-    below = [f"{numbers.interval(items)} test examples"]
-    if seeds["ci_low"] is not None:
-        below.insert(0, f"{numbers.interval(seeds)} seeds")
-    return _stacked(numbers.percent(seeds["value"]), *below)
 
 
 def _retained(model: Report) -> Safe:
@@ -121,21 +122,20 @@ def _retained(model: Report) -> Safe:
 
 def _fidelity(report: Report) -> list[Row]:
     rows: list[Row] = [
-        ("Agreement with the teacher", "", lambda model: _share(model, "agreement")),
-        ("KL from the teacher", "nats", lambda model: _nats(model, "divergence")),
+        (LABELS["agreement"], "", lambda model: _share(model, "agreement")),
+        (LABELS["divergence"], "nats", lambda model: _nats(model, "divergence")),
     ]
     if "copied_errors" in report["models"][0]["metrics"]:
-        rows.append(("Teacher's errors repeated", "", lambda model: _share(model, "copied_errors")))
+        rows.append((LABELS["copied_errors"], "", lambda model: _share(model, "copied_errors")))
     return rows
 
 
 def _cost(report: Report) -> list[Row]:
     rows: list[Row] = [("Parameters", "", _parameters), ("File", "", _file)]
-    batches = list(dict.fromkeys(item["batch"] for model in report["models"] for item in model["latency"]))
-    threads = next((item["threads"] for model in report["models"] for item in model["latency"]), 1)
-    for batch in batches:
-        words = f"batch {batch}, {numbers.plural(threads, 'thread')}"
-        rows.append(("Latency p50", words, lambda model, batch=batch: _latency(model, batch)))  # type: ignore[misc]
+    timed = {item["batch"]: item for model in reversed(report["models"]) for item in model["latency"]}
+    for batch, item in sorted(timed.items()):
+        words = f"batch {batch}, {numbers.plural(item['threads'], 'thread')}, {item['n']:,} calls"
+        rows.append(("Latency p50", words, partial(_latency, batch=batch)))
     rows.append(("Runs", "", lambda model: _stacked(str(len(model["runs"])))))
     return rows
 
@@ -158,7 +158,7 @@ def _latency(model: Report, batch: int) -> Safe:
         return _stacked(numbers.MISSING)
     ratio = "" if model["role"] == "teacher" else numbers.against(item["speed_ratio"], "faster", "slower", "as fast")
     edges = f"{numbers.significant(item['ci_low_ms'])}…{numbers.significant(item['ci_high_ms'])}"
-    tail = f"p90 {numbers.milliseconds(item['p90_ms'])}, n {item['n']:,}"
+    tail = f"p90 {numbers.milliseconds(item['p90_ms'])}"
     return _stacked(numbers.milliseconds(item["p50_ms"]), ratio, edges, tail)
 
 
@@ -176,26 +176,27 @@ def runs(report: Report) -> Safe:
 
 
 def comparisons(report: Report) -> Safe:
-    """The paired tests, one row for each distilled student."""
-    rows = []
-    for item in report["comparisons"]:
-        interval = numbers.MISSING if item["by_seed"] is None else numbers.points_interval(item["by_seed"])
-        rows.append(
-            [
-                f"{item['name']} − {item['against']}",
-                numbers.points(item["difference"]["value"], 2),
-                interval,
-                numbers.points_interval(item["by_example"]),
-                f"{numbers.p_value(item['p'])} ({item['p_method']})",
-                numbers.p_value(item["p_adjusted"]),
-                f"{numbers.count(item['newly_right'])} / {numbers.count(item['newly_wrong'])}",
-                numbers.points(item["minimum_detectable"], 2).replace("+", "±"),
-            ]
-            + [numbers.points(gain["difference"], 2) for gain in item["per_seed"]]
-        )
-    head = ["Comparison", "Difference", "By seed, pp", "By test example, pp", "Test", "Holm", "Right / wrong anew"]
-    head += ["Least detectable", *(f"Seed {gain['seed']}" for gain in report["comparisons"][0]["per_seed"])]
-    return table(head, rows)
+    """The paired tests, one column for each distilled student."""
+    items = report["comparisons"]
+    rows: list[list[Cell]] = [
+        ["Difference", *(numbers.points(item["difference"]["value"], 2) for item in items)],
+        ["95 % by seed, pp", *(_points(item["by_seed"]) for item in items)],
+        ["95 % by test example, pp", *(_points(item["by_example"]) for item in items)],
+        [items[0]["p_method"], *(numbers.p_value(item["p"]) for item in items)],
+        ["after Holm's correction", *(numbers.p_value(item["p_adjusted"]) for item in items)],
+        ["Examples newly right", *(numbers.count(item["newly_right"]) for item in items)],
+        ["Examples newly wrong", *(numbers.count(item["newly_wrong"]) for item in items)],
+        ["Least detectable with this n", *(numbers.percent(item["minimum_detectable"], 2) for item in items)],
+    ]
+    seeds = sorted({gain["seed"] for item in items for gain in item["per_seed"]})
+    for seed in seeds:
+        gains = [{gain["seed"]: gain["difference"] for gain in item["per_seed"]} for item in items]
+        rows.append([f"Seed {seed}", *(numbers.points(gain.get(seed), 2) for gain in gains)])
+    return table(["", *(f"{item['name']} − {item['against']}" for item in items)], rows)
+
+
+def _points(estimate: numbers.Estimate | None) -> str:
+    return numbers.MISSING if estimate is None else numbers.points_interval(estimate)
 
 
 def curve(report: Report, metric: str, *, share: bool) -> Safe:

@@ -1,4 +1,4 @@
-"""Training one cohort in a run's folder: build the arms, take up a checkpoint, go through the loop, keep the students."""
+"""Training one cohort in a run's folder: build the arms, take up a checkpoint, go through the loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A job is a recipe with everything in hand: examples, builders of models, objectives. Python callers make one directly."""
+"""A job is a recipe with everything in hand: examples, builders of models, objectives. Python can make one directly."""
 
 from __future__ import annotations
 

@@ -1,0 +1,77 @@
+"""What there is to choose from, read from the code itself: losses from their docstrings, models from their builders."""
+
+from __future__ import annotations
+
+import importlib.resources
+import inspect
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+
+__all__ = ["Entry", "methods", "models", "recipes"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One thing to choose: its name, one line, and all there is to say."""
+
+    name: str
+    line: str
+    text: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def methods() -> list[Entry]:
+    """The losses that a recipe can name."""
+    from tutelage import losses
+
+    found = []
+    for name in losses.__all__:
+        loss = getattr(losses, name)
+        text = inspect.getdoc(loss) or ""
+        signature = inspect.signature(loss)
+        reads = ", ".join(p.name for p in signature.parameters.values() if p.kind is not p.KEYWORD_ONLY)
+        options = ", ".join(
+            f"{p.name}={p.default}"
+            for p in signature.parameters.values()
+            if p.kind is p.KEYWORD_ONLY and p.name != "mask"
+        )
+        head = f"{name}: {text}\n\nReads: {reads}\nDefaults: {options or 'none'}\n\nIn a recipe:\n  - loss: {name}"
+        found.append(Entry(name, text.splitlines()[0], head))
+    return found
+
+
+def models() -> list[Entry]:
+    """The models that a recipe can name."""
+    from tutelage.models import NETS
+
+    found = []
+    for name, info in NETS.items():
+        size = f"{info.parameters:,} parameters for 1×28×28 and 10 classes"
+        args = ", ".join(f"{key}={value}" for key, value in info.args.items())
+        found.append(Entry(name, f"{info.line} ({size})", f"{name}: {info.line}\n\nDefaults: {args}\nSize: {size}"))
+    others = {
+        "hf:TYPE": "an image classifier of transformers by its type, fresh (hf:resnet), with its config as args",
+        "hf:/FOLDER": "a saved Hugging Face image classifier with its weights; also hf:owner/name where it is cached",
+        "package.module:function": "your own function(input_shape, classes, **args) -> module; needs --trust",
+    }
+    return found + [Entry(name, line, f"{name}: {line}") for name, line in others.items()]
+
+
+def recipes() -> list[Entry]:
+    """The recipes that `tutelage run` knows by name."""
+    from tutelage.recipe import builtin_recipes
+
+    folder = importlib.resources.files("tutelage.recipes")
+    return [
+        Entry(name, line, (folder / f"{name}.yaml").read_text(encoding="utf-8").rstrip())
+        for name, line in builtin_recipes().items()
+    ]
+
+
+def headings(text: str) -> dict[str, str]:
+    """The parts of a loss's docstring: "Equation", "Use", …, each with its lines joined."""
+    parts = re.split(r"^(\w+):$", text, flags=re.MULTILINE)
+    return {name: inspect.cleandoc(body).strip() for name, body in zip(parts[1::2], parts[2::2], strict=True)}

@@ -1,0 +1,22 @@
+"""Examples with identities, from wherever they come; splits, batches, and views that can be replayed."""
+
+from tutelage.data.batches import Batches, plain_batches
+from tutelage.data.examples import Examples, Splits, as_model_input, leaks, split, split_off
+from tutelage.data.sources import SOURCES, from_arrays, load
+from tutelage.data.views import Views, view_batch
+
+__all__ = [
+    "SOURCES",
+    "Batches",
+    "Examples",
+    "Splits",
+    "Views",
+    "as_model_input",
+    "from_arrays",
+    "leaks",
+    "load",
+    "plain_batches",
+    "split",
+    "split_off",
+    "view_batch",
+]

@@ -1,0 +1,239 @@
+"""Soft targets: how far the student's distribution is from the teacher's, measured in five ways.
+
+All of them compare softmax(z / T) of both, sum over classes, average over examples and multiply by T². The factor keeps
+the gradient's size when T changes (it falls as 1/T² without), so that a weight means the same at every temperature.
+All of them take the teacher's whole logits or its k largest, and a mask.
+
+Shapes:  B batch · C classes · "…" any leading dimensions, each row one example.
+p = softmax(z_t / T) is the teacher, q = softmax(z_s / T) the student.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from tutelage.errors import InputError
+from tutelage.losses.targets import average, log_probabilities
+from tutelage.types import Logits
+
+__all__ = ["jensen_shannon", "reverse_soft_target", "skewed", "skewed_reverse", "soft_target"]
+
+
+def soft_target(
+    student_logits: Tensor, teacher_logits: Logits, *, temperature: float = 4.0, mask: Tensor | None = None
+) -> Tensor:
+    """Forward divergence to the teacher's softened distribution: knowledge distillation as first described.
+
+    Equation:
+        T² · mean over rows of Σ_c p_c (log p_c − log q_c)
+
+    Use:
+        The baseline that everything else must beat. Not for several labels at once: there each class is its own
+        distribution.
+
+    Args:
+        student_logits: (…, C).
+        teacher_logits: (…, C) or top-k; no gradient reaches it.
+        temperature: T > 0; higher shows more of how the teacher ranks the wrong classes. 1 to 4 is usual.
+        mask: (…) bool, True where a row counts.
+
+    Returns:
+        () nats per example, times T². 0 where both agree.
+
+    Raises:
+        InputError: shapes that do not belong together, or a temperature that is not above 0.
+
+    Example:
+        >>> import torch
+        >>> soft_target(torch.tensor([[1.0, 2.0, 0.5, 0.0]]), torch.tensor([[3.0, 1.0, 0.2, -1.0]]), temperature=4.0)
+        tensor(0.9056)
+
+    Reference:
+        Hinton, Vinyals, Dean 2015, arXiv 1503.02531, section 2.
+    """
+    log_q, log_p = log_probabilities(student_logits, teacher_logits, temperature=temperature, mask=mask)
+    return average(_divergence(log_p, log_q), mask) * temperature**2
+
+
+def reverse_soft_target(
+    student_logits: Tensor, teacher_logits: Logits, *, temperature: float = 1.0, mask: Tensor | None = None
+) -> Tensor:
+    """Reverse divergence: the student is punished for what it believes and the teacher does not.
+
+    Equation:
+        T² · mean over rows of Σ_c q_c (log q_c − log p_c)
+
+    Use:
+        Where a small student should settle on the teacher's main answer and leave the rest, as in text generation. For
+        classification the forward one is the safer choice.
+
+    Args:
+        student_logits: (…, C).
+        teacher_logits: (…, C) or top-k; no gradient reaches it.
+        temperature: T > 0.
+        mask: (…) bool, True where a row counts.
+
+    Returns:
+        () nats per example, times T². 0 where both agree.
+
+    Raises:
+        InputError: shapes that do not belong together, or a temperature that is not above 0.
+
+    Example:
+        >>> import torch
+        >>> reverse_soft_target(torch.tensor([[1.0, 2.0, 0.5, 0.0]]), torch.tensor([[3.0, 1.0, 0.2, -1.0]]))
+        tensor(0.9185)
+
+    Reference:
+        Gu, Dong, Wei, Huang 2023 (MiniLLM), arXiv 2306.08543, section 2.1; T² is ours, as in `soft_target`.
+    """
+    log_q, log_p = log_probabilities(student_logits, teacher_logits, temperature=temperature, mask=mask)
+    return average(_divergence(log_q, log_p), mask) * temperature**2
+
+
+def jensen_shannon(
+    student_logits: Tensor,
+    teacher_logits: Logits,
+    *,
+    mix: float = 0.5,
+    temperature: float = 1.0,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Generalised Jensen–Shannon divergence: both against their mixture, hence bounded.
+
+    Equation:
+        T² · mean over rows of β KL(p ‖ m) + (1 − β) KL(q ‖ m),  m = β p + (1 − β) q
+
+    Use:
+        Where forward and reverse should balance, and no single example should dominate. As β nears 0 or 1 the value
+        goes to 0, not to one of the two: divide by β or 1 − β for that limit.
+
+    Args:
+        student_logits: (…, C).
+        teacher_logits: (…, C) or top-k; no gradient reaches it.
+        mix: β in (0, 1).
+        temperature: T > 0.
+        mask: (…) bool, True where a row counts.
+
+    Returns:
+        () nats per example, times T². 0 where both agree; at most T² log 2 for β = 0.5.
+
+    Raises:
+        InputError: β outside (0, 1), shapes that do not belong together, or a temperature that is not above 0.
+
+    Example:
+        >>> import torch
+        >>> jensen_shannon(torch.tensor([[1.0, 2.0, 0.5, 0.0]]), torch.tensor([[3.0, 1.0, 0.2, -1.0]]))
+        tensor(0.2035)
+
+    Reference:
+        Agarwal and others 2023 (GKD), arXiv 2306.13649, equation 1; T² is ours, as in `soft_target`.
+    """
+    _share("mix", mix)
+    log_q, log_p = log_probabilities(student_logits, teacher_logits, temperature=temperature, mask=mask)
+    log_m = _mixture(log_p, log_q, mix)
+    values = mix * _divergence(log_p, log_m) + (1.0 - mix) * _divergence(log_q, log_m)
+    return average(values, mask) * temperature**2
+
+
+def skewed(
+    student_logits: Tensor,
+    teacher_logits: Logits,
+    *,
+    skew: float = 0.1,
+    temperature: float = 1.0,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Skewed forward divergence: the teacher against a student that already knows a little of it.
+
+    Equation:
+        T² · mean over rows of KL(p ‖ α p + (1 − α) q)
+
+    Use:
+        Where classes that the student all but excludes make the forward divergence explode; its value is at most
+        −log α.
+
+    Args:
+        student_logits: (…, C).
+        teacher_logits: (…, C) or top-k; no gradient reaches it.
+        skew: α in (0, 1), the teacher's share of the mixture.
+        temperature: T > 0.
+        mask: (…) bool, True where a row counts.
+
+    Returns:
+        () nats per example, times T². 0 where both agree.
+
+    Raises:
+        InputError: α outside (0, 1), shapes that do not belong together, or a temperature that is not above 0.
+
+    Example:
+        >>> import torch
+        >>> skewed(torch.tensor([[1.0, 2.0, 0.5, 0.0]]), torch.tensor([[3.0, 1.0, 0.2, -1.0]]), skew=0.1)
+        tensor(0.6634)
+
+    Reference:
+        Ko, Kim, Chen, Yun 2024 (DistiLLM), arXiv 2402.03898, section 3.1; T² is ours, as in `soft_target`.
+    """
+    _share("skew", skew)
+    log_q, log_p = log_probabilities(student_logits, teacher_logits, temperature=temperature, mask=mask)
+    return average(_divergence(log_p, _mixture(log_p, log_q, skew)), mask) * temperature**2
+
+
+def skewed_reverse(
+    student_logits: Tensor,
+    teacher_logits: Logits,
+    *,
+    skew: float = 0.1,
+    temperature: float = 1.0,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Skewed reverse divergence: the student against a teacher that gives it a little credit.
+
+    Equation:
+        T² · mean over rows of KL(q ‖ (1 − α) p + α q)
+
+    Use:
+        As the reverse divergence, where the teacher's near-zero probabilities make that one explode.
+
+    Args:
+        student_logits: (…, C).
+        teacher_logits: (…, C) or top-k; no gradient reaches it.
+        skew: α in (0, 1), the student's share of the mixture.
+        temperature: T > 0.
+        mask: (…) bool, True where a row counts.
+
+    Returns:
+        () nats per example, times T². 0 where both agree.
+
+    Raises:
+        InputError: α outside (0, 1), shapes that do not belong together, or a temperature that is not above 0.
+
+    Example:
+        >>> import torch
+        >>> skewed_reverse(torch.tensor([[1.0, 2.0, 0.5, 0.0]]), torch.tensor([[3.0, 1.0, 0.2, -1.0]]), skew=0.1)
+        tensor(0.6854)
+
+    Reference:
+        Ko, Kim, Chen, Yun 2024 (DistiLLM), arXiv 2402.03898, section 3.1; T² is ours, as in `soft_target`.
+    """
+    _share("skew", skew)
+    log_q, log_p = log_probabilities(student_logits, teacher_logits, temperature=temperature, mask=mask)
+    return average(_divergence(log_q, _mixture(log_q, log_p, skew)), mask) * temperature**2
+
+
+def _divergence(log_a: Tensor, log_b: Tensor) -> Tensor:
+    """KL(a ‖ b) of each row, in log space: a probability that underflows to 0 still has a finite logarithm."""
+    return (log_a.exp() * (log_a - log_b)).sum(-1)
+
+
+def _mixture(log_a: Tensor, log_b: Tensor, share: float) -> Tensor:
+    """log(share · a + (1 − share) · b)."""
+    return torch.logaddexp(log_a + math.log(share), log_b + math.log1p(-share))
+
+
+def _share(name: str, value: float) -> None:
+    if not 0.0 < value < 1.0:
+        raise InputError(f"{name} is a share", given=f"{name}={value}", expected="a number in (0, 1)")
