@@ -36,7 +36,8 @@ def test_shared_parameters_count_once_and_bytes_are_those_on_disk(tmp_path: Path
     assert cost.file_bytes(tmp_path / "student") == 123
 
 
-def test_timing_takes_turns_under_pinned_conditions_and_restores_them() -> None:
+def test_timing_takes_turns_under_pinned_conditions_and_restores_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost, "MOST_ROUNDS", 20)
     journal: list[str] = []
     models = {name: Watched(name, journal) for name in ("teacher", "student")}
     models["teacher"].train()
@@ -44,7 +45,7 @@ def test_timing_takes_turns_under_pinned_conditions_and_restores_them() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        found = cost.latency(models, torch.randn(3, 4), seconds=0.05)
+        found = cost.latency(models, torch.randn(3, 4), seconds=60)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
@@ -62,15 +63,23 @@ def test_timing_takes_turns_under_pinned_conditions_and_restores_them() -> None:
     assert [item.batch for item in found["student"]] == [1, 64]
 
 
-def test_the_summary_is_ordered_and_counts_its_calls() -> None:
+def test_the_summary_is_ordered_and_counts_its_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost, "MOST_ROUNDS", 30)
     journal: list[str] = []
-    found = cost.latency({"only": Watched("only", journal)}, torch.randn(1, 4), batch_sizes=(2,), seconds=0.02)["only"]
-    item = found[0].to_json()
+    found = cost.latency({"only": Watched("only", journal)}, torch.randn(1, 4), batch_sizes=(2,), seconds=60)
+    item = found["only"][0].to_json()
     assert 0 < item["ci_low_ms"] <= item["p50_ms"] <= item["ci_high_ms"]
     assert item["p50_ms"] <= item["p90_ms"]
-    assert cost.LEAST_ROUNDS <= item["n"] <= cost.MOST_ROUNDS
-    assert len(journal) == item["n"] + cost.WARM_UP
+    assert item["n"] == 30
+    assert len(journal) == 30 + cost.WARM_UP
     assert item["threads"] == 1
+
+
+def test_a_spent_budget_still_leaves_a_few_rounds() -> None:
+    journal: list[str] = []
+    found = cost.latency({"only": Watched("only", journal)}, torch.randn(1, 4), batch_sizes=(1,), seconds=0.0)
+    assert found["only"][0].n == cost.LEAST_ROUNDS
+    assert len(journal) == cost.LEAST_ROUNDS + 2
 
 
 def test_a_failing_model_leaves_no_trace() -> None:

@@ -231,6 +231,17 @@ class Tuple(nn.Module):
 def answers_tuple(input_shape, classes):
     return Tuple()
 
+class Noisy(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.head = nn.Linear(784, classes)
+
+    def forward(self, x):
+        return self.head(x.flatten(1) + torch.rand(1))
+
+def noisy(input_shape, classes):
+    return Noisy(classes)
+
 class Whole(nn.Module):
     def forward(self, x):
         return torch.zeros(len(x), 10, dtype=torch.int64)
@@ -285,6 +296,16 @@ def test_every_fault_of_a_named_function_is_told_apart(name: str, error: type[Ex
     with pytest.raises(error) as caught:
         make(name, trust=True)
     assert words in str(caught.value)
+
+
+@pytest.mark.usefixtures("own_code")
+def test_the_check_on_blank_examples_draws_no_random_numbers_of_the_run() -> None:
+    torch.manual_seed(0)
+    nn.Linear(784, 10)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    make("ownnets:noisy", trust=True)
+    assert torch.equal(torch.rand(3), expected)
 
 
 @pytest.mark.usefixtures("own_code")

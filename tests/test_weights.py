@@ -285,6 +285,25 @@ def test_a_file_cut_anywhere_is_an_error_of_ours(model: Classifier, tmp_path: Pa
     assert state_digest(module) == before
 
 
+@pytest.mark.parametrize("kind", ["safetensors", "zip", "legacy"])
+def test_a_file_with_wrong_bytes_anywhere_is_an_error_of_ours_or_harmless(tmp_path: Path, kind: str) -> None:
+    model = build(ModelSpec("cnn", {"width": 2}), input_shape=SHAPE, classes=10, mean=[0.3], std=[0.35])
+    whole = weights_as_bytes(model) if kind == "safetensors" else torch_bytes(model.state_dict(), kind == "zip")
+    random = np.random.default_rng(0)
+    refused = 0
+    for _ in range(300):
+        data = bytearray(whole)
+        # Of safetensors the header: no format without checksums can tell one weight from another.
+        for place in random.integers(0, 3000 if kind == "safetensors" else len(data), size=2):
+            data[place] ^= int(random.integers(1, 256))
+        (tmp_path / "w").write_bytes(data)
+        try:
+            load_weights(model, tmp_path / "w")
+        except TutelageError:
+            refused += 1
+    assert refused > 100
+
+
 def test_a_flipped_bit_in_a_torch_file_is_found(model: Classifier, tmp_path: Path) -> None:
     whole = bytearray(torch_bytes(model.state_dict()))
     weight = model.get_parameter("net.head.weight").detach().numpy().tobytes()

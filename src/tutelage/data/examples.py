@@ -168,7 +168,7 @@ def _checked(splits: Splits) -> Splits:
 def _content_ids(inputs: Tensor) -> NDArray[np.int64]:
     raw = np.ascontiguousarray(inputs.numpy()).reshape(len(inputs), -1).view(np.uint8)
     head = f"{inputs.dtype}{tuple(inputs.shape[1:])}".encode()
-    digests = b"".join(hashlib.blake2b(row, digest_size=16, key=head[:64]).digest() for row in raw)
+    digests = b"".join(hashlib.blake2b(row, digest_size=16, key=head[:64]).digest() for row in map(bytes, raw))
     words = np.frombuffer(digests, dtype=np.uint64).reshape(-1, 2)
     ids: NDArray[np.int64] = (words[:, 0] & np.uint64(0x7FFF_FFFF_FFFF_FFFF)).astype(np.int64)
     # Two contents with one id would mean wrong answers later: improbable (n² / 2⁶⁴), checked all the same.

@@ -15,7 +15,8 @@ def red_flags(report: Mapping[str, Any], given: Iterable[str] = ()) -> list[dict
 
 
 def _seeds(report: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-    count = len(report["seeds"])
+    arms = [set(model["seeds"]) for model in report["models"] if model["role"] != "teacher"]
+    count = len(set.intersection(*arms))
     if count == 1:
         yield "few-seeds", "A single run: another seed may give another answer. Three seeds or more show the spread."
     elif count < FEW_SEEDS:

@@ -11,6 +11,7 @@ import json
 import pickle
 import re
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tutelage.errors import DamagedError, ModelError
+from tutelage.errors import DamagedError, ModelError, TutelageError
 from tutelage.files import human_bytes
 
 __all__ = ["read_tensors"]
@@ -126,31 +127,35 @@ def _check_header(path: Path, size: int) -> None:
 
 
 def _check_archive(path: Path, size: int) -> None:
-    """Look into a torch file's zip archive before torch does: torn, a program, or a bomb."""
+    """Look into a torch file's zip archive before torch does: torn, a program, a bomb, or changed."""
     try:
         with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+            _check_entries(path, archive.infolist(), size)
+            # torch writes checksums and does not read them.
+            changed = archive.testzip()
+    except TutelageError:
+        raise
+    except (zipfile.BadZipFile, OSError, ValueError, EOFError, RuntimeError, zlib.error) as error:
         raise DamagedError(f"{path} is torn ({error}): an incomplete copy?", fix=_COPY_AGAIN) from error
+    if changed is not None:
+        raise DamagedError(
+            f"{path} has changed since it was written: the checksum of {changed} differs", fix=_COPY_AGAIN
+        )
+
+
+def _check_entries(path: Path, entries: list[zipfile.ZipInfo], size: int) -> None:
     names = [entry.filename for entry in entries]
     if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
         raise ModelError(
             f"{path} is a TorchScript program, and programs are not run", expected="a state dict", fix=_SAVE_AGAIN
         )
+    if not any(name.endswith("data.pkl") for name in names):
+        raise ModelError(f"{path} is an archive, but no torch file", expected="a state dict", fix=_SAVE_AGAIN)
     # torch stores without compression, so the parts can never add up to more than the whole.
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) or (
         sum(entry.file_size for entry in entries) > size
     ):
         raise DamagedError(f"{path} was not written by torch: it would unpack to more than it holds", fix=_SAVE_AGAIN)
-    if not any(name.endswith("data.pkl") for name in names):
-        raise ModelError(f"{path} is an archive, but no torch file", expected="a state dict", fix=_SAVE_AGAIN)
-    with zipfile.ZipFile(path) as archive:
-        # torch writes checksums and does not read them.
-        changed = archive.testzip()
-    if changed is not None:
-        raise DamagedError(
-            f"{path} has changed since it was written: the checksum of {changed} differs", fix=_COPY_AGAIN
-        )
 
 
 def _check_protocol(path: Path, start: bytes) -> None:

@@ -25,7 +25,8 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
 
 
-def _words(expected: str) -> Any:
+def words(expected: str) -> Any:
+    """What messages ask for, where the type does not say it."""
     return Field(json_schema_extra={"expected": expected})
 
 
@@ -68,20 +69,19 @@ def _once(values: tuple[int, ...]) -> tuple[int, ...]:
 
 
 Text = Annotated[str, Field(min_length=1, max_length=4096)]
-Identifier = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"), _words("a name of letters, digits and _")]
+Identifier = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"), words("a name of letters, digits and _")]
 RunName = Annotated[
     str,
     Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"),
-    _words("at most 64 letters, digits, `.`, `_` or `-`, the first a letter or digit"),
+    words("a name of at most 64 letters, digits, `.`, `_` or `-`, the first a letter or digit"),
     AfterValidator(_no_device),
 ]
 ArmName = Annotated[
     str,
     Field(pattern=r"^[a-z0-9_][a-z0-9_-]{0,39}$"),
-    _words("at most 40 of a-z, 0-9, `_` and `-`, the first not `-`"),
     AfterValidator(_no_device),
 ]
-Device = Annotated[str, Field(pattern=r"^[a-z]+(:[0-9]+)?$"), _words("auto, cpu, cuda, cuda:1, mps or the like")]
+Device = Annotated[str, Field(pattern=r"^[a-z]+(:[0-9]+)?$"), words("auto, cpu, cuda, cuda:1, mps or the like")]
 Arguments = Annotated[dict[str, Any], AfterValidator(_arguments)]
 
 Count = Annotated[int, Field(ge=1)]
@@ -91,6 +91,10 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-_SeedList = Annotated[tuple[Seed, ...], Field(strict=False, min_length=1, max_length=1000)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+_SeedList = Annotated[
+    tuple[Seed, ...],
+    Field(strict=False, min_length=1, max_length=1000),
+    words("a list of whole numbers such as [0, 1, 2]"),
+]
 Seeds = Annotated[_SeedList, AfterValidator(_once), BeforeValidator(_seeds, json_schema_input_type=_SeedList | None)]

@@ -8,15 +8,18 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from tutelage.errors import InputError, RecipeError, nearest
 from tutelage.recipe import problems
+from tutelage.recipe.kinds import Section
 from tutelage.recipe.overrides import apply_overrides, from_plain
 from tutelage.recipe.reader import Tree, read_file, read_text
 from tutelage.recipe.schema import Recipe, Train
+
+S = TypeVar("S", bound=Section)
 
 _SUFFIXES = (".yaml", ".yml", ".json")
 
@@ -59,15 +62,7 @@ def train_settings(mapping: Mapping[str, Any]) -> Train:
     Raises:
         RecipeError: a key or a value is wrong; all of them are in the message.
     """
-    tree = from_plain(mapping)
-    found = list(tree.problems)
-    try:
-        train = Train.model_validate(tree.values)
-    except ValidationError as error:
-        found += problems.located(error, tree.places, ("train",))
-    if found:
-        raise RecipeError(problems.in_order(found))
-    return train
+    return _validated(Train, from_plain(mapping), ("train",))
 
 
 def builtin_recipes() -> dict[str, str]:
@@ -77,15 +72,19 @@ def builtin_recipes() -> dict[str, str]:
 
 
 def _check(tree: Tree) -> Recipe:
-    found = list(tree.problems)
     tree.places.seeds_by_chance = tree.values.get("seeds", ()) is None
+    return _validated(Recipe, tree).placed(tree.places)
+
+
+def _validated(section: type[S], tree: Tree, within: tuple[str, ...] = ()) -> S:
+    """A tree as a part of a recipe, or everything that is wrong with it."""
     try:
-        recipe = Recipe.model_validate(tree.values).placed(tree.places)
+        made = section.model_validate(tree.values)
     except ValidationError as error:
-        found += problems.located(error, tree.places)
-    if found:
-        raise RecipeError(problems.in_order(found))
-    return recipe
+        raise RecipeError(problems.all_problems(tree, error, within)) from error
+    if tree.problems:
+        raise RecipeError(problems.all_problems(tree, None))
+    return made
 
 
 def _builtin_files() -> dict[str, Traversable]:

@@ -38,7 +38,8 @@ def apply_overrides(tree: Tree, overrides: Sequence[str]) -> Tree:
 def _apply(tree: Tree, text: str, order: int) -> Problem | None:
     key, equals, written = text.partition("=")
     key = key.strip()
-    where = f"--set {key}={written.strip()}" if len(text) <= 80 else f"--set {key}=…"
+    shown = " ".join(text.split())
+    where = f"--set {shown if len(shown) <= 80 else shown[:79] + '…'}"
     if not equals or not _KEY.fullmatch(key):
         return Problem("an override is `key=value`", given=f"--set {show(text)}", fix="such as --set train.epochs=3")
     keys: Keys = tuple(key.split("."))
@@ -87,7 +88,7 @@ def parse_value(written: str, where: str) -> Any:
     except RecipeError as error:
         found = error.problems[0]
         fix = "put quotes around the whole, so that the shell leaves it alone"
-        raise RecipeError([Problem(found.what, where, given=written[:80], fix=fix)]) from error
+        raise RecipeError([Problem(found.what, where, given=show(written), fix=fix)]) from error
     if tree.problems:
         raise RecipeError([Problem(tree.problems[0].problem.what, where)])
     return tree.values["value"]

@@ -33,6 +33,9 @@ class Located:
 
     order: int
     problem: Problem
+    keys: Keys = ()
+    # The value could not be read: whatever else is said of it is only a consequence.
+    unread: bool = False
 
 
 @final

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from tutelage.errors import InputError, Problem, nearest
 from tutelage.recipe.places import Keys, Located, Places, dotted
+from tutelage.recipe.reader import Tree
 from tutelage.recipe.scalars import show
 from tutelage.recipe.schema import NUMBER, SCHEDULE, Recipe
 
@@ -39,12 +40,12 @@ _OTHER_NAMES = {
 }
 
 
-def located(error: ValidationError, places: Places, within: Loc = ()) -> list[Located]:
-    """One located problem for each error of pydantic; `within` is where in a recipe the checked values stand."""
-    return [
-        _located(one["type"], (*within, *one["loc"]), one["input"], one.get("ctx", {}), places)
-        for one in error.errors()
-    ]
+def all_problems(tree: Tree, error: ValidationError | None, within: Loc = ()) -> list[Problem]:
+    """What reading found and what the schema refused, by line; `within` is where in a recipe the values belong."""
+    unread = [one.keys for one in tree.problems if one.unread]
+    refused = [] if error is None else _located_all(error, tree.places, within)
+    refused = [one for one in refused if not any(one.keys[: len(keys)] == keys for keys in unread)]
+    return in_order([*tree.problems, *refused])
 
 
 def in_order(found: Sequence[Located]) -> list[Problem]:
@@ -80,27 +81,38 @@ def check_names(
 # ---- one error -------------------------------------------------------------------------------------------------------
 
 
-def _located(kind: str, loc: Loc, given: object, context: Mapping[str, Any], places: Places) -> Located:
+def _located_all(error: ValidationError, places: Places, within: Loc) -> list[Located]:
+    found = []
+    for one in error.errors():
+        # A list of which every item is wrong is also called too short.
+        if one["type"] == "too_short" and one["input"]:
+            continue
+        loc: Loc = (*within, *one["loc"])
+        keys = _keys(loc)
+        problem = _problem(one["type"], loc, one["input"], one.get("ctx", {}), places.label(keys))
+        found.append(Located(places.find(keys).order, problem, keys))
+    return found
+
+
+def _problem(kind: str, loc: Loc, given: object, context: Mapping[str, Any], where: str | None) -> Problem:
     keys = _keys(loc)
-    # The key that is missing, or has no line of its own, is looked for at its parent.
-    order, where = places.find(keys).order, places.label(keys)
     name = f"`{dotted(keys)}`" if keys else "the recipe"
     cause = context.get("error")
     if kind == "extra_forbidden":
-        return Located(order, _unknown_key(loc, keys, where))
+        return _unknown_key(loc, keys, where)
     if kind == "missing":
-        return Located(order, Problem(f"{name} is missing", where, expected=_describe(_node(loc))))
+        return Problem(f"{name} is missing", where, expected=_describe(_node(loc)))
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        return Located(order, _unknown_schedule(name, given, loc, where))
+        return _unknown_schedule(name, given, loc, where)
     if isinstance(cause, InputError):
         told = cause.problem
-        return Located(order, Problem(f"{name}: {told.what}", where, told.given, told.expected, told.fix))
+        return Problem(f"{name}: {told.what}", where, told.given, told.expected, told.fix)
     if loc[-1:] == ("[key]",):
         parent = f" in `{dotted(keys[:-1])}`" if keys[:-1] else ""
-        expected = _describe(_node(loc)) or "another name"
-        return Located(order, Problem(f"the name {show(keys[-1])}{parent} cannot be used", where, expected=expected))
+        expected = _node(loc[:-2]).get("expected_keys")
+        return Problem(f"the name {show(keys[-1])}{parent} cannot be used", where, expected=expected)
     what = f"{name}: expected {_describe(_node(loc)) or 'something else'}, got {show(given)}"
-    return Located(order, Problem(what, where, fix=_fix(_node(loc), given)))
+    return Problem(what, where, fix=_fix(_node(loc), given))
 
 
 def _keys(loc: Loc) -> Keys:
@@ -123,11 +135,13 @@ def _unknown_key(loc: Loc, keys: Keys, where: str | None) -> Problem:
     known = sorted(_node(loc[:-1]).get("properties", {}))
     where = where or (f"in `{dotted(parent)}`" if parent else None)
     what = f"unknown key `{key}`"
-    if difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.75):
+    # The arguments of a schedule are a small world of their own.
+    if SCHEDULE in loc or difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.75):
         return Problem(what, where, fix=nearest(key, known))
     other = _OTHER_NAMES.get(key.lower())
-    if other in known:
-        return Problem(what, where, fix=f"did you mean `{other}`?")
+    if other is not None and other in known:
+        fix = f"write {other}: {{{key}: …}}" if other.endswith("_args") else f"did you mean `{other}`?"
+        return Problem(what, where, fix=fix)
     for wanted in filter(None, (key, other)):
         if levels := _levels().get(wanted):
             belongs = " or ".join(f"`{level}:`" if level else "the top level" for level in levels)
@@ -153,8 +167,10 @@ def _fix(node: Node, given: object) -> str | None:
         return guess if guess.startswith("did you mean") else None
     if given is None and "properties" in node:
         return "fill it in, or take the line out"
-    kinds = [branch.get("type") for branch in node.get("anyOf", [node])]
-    if "array" in kinds and not isinstance(given, (list, dict)) and given is not None:
+    required = node.get("required", ())
+    if len(required) == 1 and isinstance(given, str):
+        return f"write {{{required[0]}: {given}}}" if len(given) <= 60 else None
+    if node.get("type") == "array" and type(given) in (int, float):
         return f"write [{given}]"
     return None
 
@@ -234,21 +250,12 @@ def _describe(node: Node) -> str | None:
         case "number":
             return "a number" + _bounds(node)
         case "array":
-            return _describe_list(node)
+            return "a list"
         case "object" if "properties" in node:
-            return "a mapping with " + ", ".join(f"`{key}`" for key in node["properties"])
+            return "a mapping with " + ", ".join(f"`{key}`" for key in node.get("required") or node["properties"])
         case "object":
             return "a mapping" + (" with at least one entry" if node.get("minProperties") else "")
     return None
-
-
-def _describe_list(node: Node) -> str:
-    if "prefixItems" in node:
-        return "a list of " + " and ".join(filter(None, map(_describe, node["prefixItems"])))
-    items = _follow(node.get("items", {}))
-    size = "at least one of them" if node.get("minItems") else ""
-    each = "mappings" if "properties" in items else f"items, each {_describe(items)}" if _describe(items) else "items"
-    return f"a list of {each}" + (f", {size}" if size else "")
 
 
 def _bounds(node: Node) -> str:
@@ -264,7 +271,7 @@ def _bounds(node: Node) -> str:
 def _levels() -> dict[str, list[str]]:
     """Every key of the schema -> the levels at which it is right, as paths that a reader of recipes knows."""
     found: dict[str, list[str]] = {}
-    for path, key in _walk(schema(), ""):
+    for path, key in sorted(_walk(schema(), ""), key=lambda pair: pair[0].count(".")):
         found.setdefault(key, []).append(path)
     return found
 

@@ -137,9 +137,8 @@ def _toml(text: str, name: str) -> Problem | None:
     lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     if not lines or not _TOML.match(lines[0]):
         return None
-    return Problem(
-        "this file looks like TOML; a recipe is YAML", name, lines[0].strip()[:60], "`epochs: 3`, not `epochs = 3`"
-    )
+    expected = "`epochs: 3`, not `epochs = 3`"
+    return Problem("this file looks like TOML; a recipe is YAML", name, lines[0].strip()[:60], expected)
 
 
 def _syntax(error: MarkedYAMLError | ReaderError, text: str, name: str) -> Problem:
@@ -156,10 +155,9 @@ def _syntax(error: MarkedYAMLError | ReaderError, text: str, name: str) -> Probl
     where = f"{name}:{mark.line + 1}, column {mark.column + 1}"
     if line[mark.column : mark.column + 1] == "\t" or "\t" in line[: len(line) - len(line.lstrip())]:
         return Problem("a tab cannot indent or separate in YAML", where, fix="use spaces")
-    if "single document" in what:
-        return Problem(
-            "a recipe is one document; a second one starts here", where, fix="remove everything from `---` on"
-        )
+    if "another document" in what:
+        fix = "remove everything from `---` on"
+        return Problem("a recipe is one document; a second one starts here", where, fix=fix)
     return Problem(f"not valid YAML: {what}", where, given=line.strip()[:80] or None)
 
 
@@ -199,28 +197,29 @@ class _Builder:
         self.places = Places(name)
         self.problems: list[Located] = []
         self._count = 0
+        self._open: set[int] = set()
 
     def build(self, node: Node, keys: Keys) -> Any:
         self._count += 1
+        if isinstance(node, ScalarNode):
+            return self._scalar(node, keys)
+        where = f"{self.name}:{node.start_mark.line + 1}"
+        if id(node) in self._open:
+            raise RecipeError([Problem("an alias contains itself", where)])
         if self._count > MAX_NODES or len(keys) > MAX_DEPTH:
-            raise RecipeError(
-                [
-                    Problem(
-                        "aliases make this recipe too large",
-                        f"{self.name}:{node.start_mark.line + 1}",
-                        expected=f"at most {MAX_NODES:,} values and {MAX_DEPTH} levels once every alias is written out",
-                    )
-                ]
-            )
+            limit = f"at most {MAX_NODES:,} values and {MAX_DEPTH} levels once every alias is written out"
+            raise RecipeError([Problem("aliases make this recipe too large", where, expected=limit)])
+        self._open.add(id(node))
         if isinstance(node, MappingNode):
-            return self._mapping(node, keys)
-        if isinstance(node, SequenceNode):
-            return self._sequence(node, keys)
-        assert isinstance(node, ScalarNode)
-        return self._scalar(node, keys)
+            made: Any = self._mapping(node, keys)
+        else:
+            assert isinstance(node, SequenceNode)
+            made = self._sequence(node, keys)
+        self._open.discard(id(node))
+        return made
 
     def _mapping(self, node: MappingNode, keys: Keys) -> dict[str, Any]:
-        self._refuse_tag(node, "map")
+        self._refuse_tag(node, "map", keys)
         made: dict[str, Any] = {}
         first: dict[str, int] = {}
         for key_node, value_node in node.value:
@@ -239,7 +238,7 @@ class _Builder:
         return made
 
     def _sequence(self, node: SequenceNode, keys: Keys) -> list[Any]:
-        self._refuse_tag(node, "seq")
+        self._refuse_tag(node, "seq", keys)
         made = []
         for index, item in enumerate(node.value):
             line = item.start_mark.line + 1
@@ -257,7 +256,7 @@ class _Builder:
             key = self._scalar(node, keys)
             if isinstance(key, str):
                 return key
-            given = f"`{node.value}` is {'nothing' if key is None else f'a {type(key).__name__}'}"
+            given = f"`{node.value}` is " + {bool: "true or false", type(None): "nothing"}.get(type(key), "a number")
         else:
             given = "a list" if isinstance(node, SequenceNode) else "a mapping"
         self._complain(line, f"a key must be text{within}: {given}", "write it in quotes")
@@ -277,16 +276,17 @@ class _Builder:
             return value
         if kind in {"int", "float", "bool", "null"}:
             what = f"{show(node.value)} is not of the type that its tag `!!{kind}` says"
-            self._complain(node.start_mark.line + 1, what, "leave the tag out")
+            self._complain(node.start_mark.line + 1, what, "leave the tag out", keys)
             return node.value
-        self._refuse_tag(node, "str")
+        self._refuse_tag(node, "str", keys)
         return node.value
 
-    def _refuse_tag(self, node: Node, core: str) -> None:
+    def _refuse_tag(self, node: Node, core: str, keys: Keys) -> None:
         if node.tag != _CORE + core:
             tag = f"!!{node.tag.removeprefix(_CORE)}" if node.tag.startswith(_CORE) else node.tag
             what = f"the tag {show(tag)} is refused: a recipe holds values, and nothing in it is run"
-            self._complain(node.start_mark.line + 1, what, "leave the tag out")
+            self._complain(node.start_mark.line + 1, what, "leave the tag out", keys)
 
-    def _complain(self, line: int, what: str, fix: str) -> None:
-        self.problems.append(Located(line, Problem(what, f"{self.name}:{line}", fix=fix)))
+    def _complain(self, line: int, what: str, fix: str, unread: Keys | None = None) -> None:
+        problem = Problem(what, f"{self.name}:{line}", fix=fix)
+        self.problems.append(Located(line, problem, unread or (), unread=unread is not None))

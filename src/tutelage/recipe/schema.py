@@ -41,6 +41,7 @@ from tutelage.recipe.kinds import (
     Seed,
     Seeds,
     Text,
+    words,
 )
 from tutelage.recipe.places import Places
 
@@ -115,7 +116,9 @@ class Piecewise(ScheduleSpec):
 
     schedule: Literal["piecewise"]
     points: Annotated[
-        tuple[Annotated[tuple[Probability, Finite], Field(strict=False)], ...], Field(strict=False, min_length=1)
+        tuple[Annotated[tuple[Probability, Finite], Field(strict=False), words("a pair [progress, value]")], ...],
+        Field(strict=False, min_length=1),
+        words("a list of pairs [progress, value]"),
     ]
 
     @field_validator("points")
@@ -321,7 +324,11 @@ class TermSpec(Section):
         return value
 
 
-Terms = Annotated[tuple[TermSpec, ...], Field(strict=False, min_length=1)]
+Terms = Annotated[
+    tuple[TermSpec, ...],
+    Field(strict=False, min_length=1),
+    words("a list of at least one term such as - {loss: cross_entropy}"),
+]
 
 
 def comes_with_weights(model: str) -> bool:
@@ -357,7 +364,11 @@ class Recipe(Section):
     data: Data
     teacher: Teacher
     student: Student
-    arms: Annotated[dict[ArmName, Terms], Field(min_length=1)] = Field(default_factory=_default_arms)
+    arms: dict[ArmName, Terms] = Field(
+        default_factory=_default_arms,
+        min_length=1,
+        json_schema_extra={"expected_keys": "at most 40 of a-z, 0-9, `_` and `-`, the first not `-`"},
+    )
     """What is compared, by name; `scratch`, the student without a teacher, is added where it is missing."""
     train: Train
     """How every arm of the student is trained."""

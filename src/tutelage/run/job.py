@@ -14,7 +14,7 @@ from tutelage.data import SOURCES, Examples, Splits, Views, as_model_input, load
 from tutelage.errors import InputError, Problem, RecipeError
 from tutelage.models import NETS, ModelSpec, build
 from tutelage.objective import Objective, Term
-from tutelage.recipe import Recipe, TermSpec, Train, check_names, dump
+from tutelage.recipe import Recipe, ScheduleSpec, TermSpec, Train, check_names, dump
 from tutelage.schedules import Schedule
 from tutelage.teachers import Teacher
 
@@ -155,8 +155,8 @@ def statistics(train: Examples) -> tuple[list[float], list[float]]:
     return mean.reshape(-1).float().tolist(), std.clamp(min=1e-6).reshape(-1).float().tolist()
 
 
-def _moving(value: object) -> float | Schedule:
-    return float(value) if isinstance(value, (int, float)) else value.build()  # type: ignore[attr-defined,no-any-return]
+def _moving(value: float | ScheduleSpec) -> float | Schedule:
+    return value.build() if isinstance(value, ScheduleSpec) else value
 
 
 def _check_labels(arms: Mapping[str, Objective], views: Views) -> None:

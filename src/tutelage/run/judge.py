@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tutelage import evaluation
 from tutelage.data import Examples, leaks
@@ -50,7 +50,8 @@ def judge(job: Job, shop: Workshop, teacher: TeacherInHand, *, wall_seconds: flo
         sha256=sha256(teacher.file) if teacher.file else "",
         curve=teacher.curve,
     )
-    arms, timed = [], {}
+    arms: list[evaluation.Arm] = []
+    timed: dict[str, nn.Module] = {}
     for name, objective in job.arms.items():
         students = []
         for seed in job.seeds:
@@ -84,7 +85,7 @@ def judge(job: Job, shop: Workshop, teacher: TeacherInHand, *, wall_seconds: flo
         models = {"teacher": module, **timed} if module is not None else timed
         # Timed where they will most likely run: on the CPU, whatever trained them.
         batch = next(iter(shop.plain(test))).inputs["x"][:_TIMED].cpu()
-        times = latency({n: m.to("cpu", memory_format=torch.contiguous_format) for n, m in models.items()}, batch)  # type: ignore[call-overload]
+        times = latency({name: model.to("cpu") for name, model in models.items()}, batch)
     report = evaluation.scorecard(
         labels=test.targets.numpy(),
         ids=test.ids.numpy(),

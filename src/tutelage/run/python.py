@@ -16,7 +16,7 @@ from tutelage.data import Splits, Views, from_arrays, load
 from tutelage.errors import InputError
 from tutelage.models import ModelSpec, build, state_digest
 from tutelage.objective import Loss, Objective, Term
-from tutelage.recipe import Train
+from tutelage.recipe import Train, train_settings
 from tutelage.run.execute import Run, execute
 from tutelage.run.job import Job, TeacherPlan, statistics
 from tutelage.run.judge import describe
@@ -37,7 +37,7 @@ def distill(
     objective: Sequence[Term | Loss] | None = None,
     arms: Mapping[str, Sequence[Term | Loss]] | None = None,
     seeds: Sequence[int] = (0,),
-    views: Mapping[str, float] | None = None,
+    views: Views | None = None,
     teacher_epochs: int | None = None,
     device: str = "auto",
     overwrite: bool = False,
@@ -56,7 +56,7 @@ def distill(
         objective: terms of the arm "distilled"; by default 0.9 · soft_target at T = 4 and 0.1 · cross_entropy.
         arms: further arms by name.
         seeds: one run of all arms for each; three or more tell how much chance there is in the result.
-        views: random views of the training images: flip, shift, rotate, crop, erase, mixup, cutmix.
+        views: random views of the training images.
         teacher_epochs: how long to train a teacher that was given by name; as long as the student by default.
         device: auto, cpu, cuda, cuda:N or mps.
         overwrite: remove what an earlier run left in `out`.
@@ -69,7 +69,7 @@ def distill(
     Raises:
         TutelageError: everything a user can mend, as the tree in `tutelage.errors` says.
     """
-    settings = Train.model_validate({"epochs": 10, **train})
+    settings = train_settings({"epochs": 10, **train})
     splits = _splits(data)
     mean, std = statistics(splits.train)
 
@@ -91,14 +91,14 @@ def distill(
         "student": described,
         "teacher": plan.describes,
         "data": splits.fingerprint,
-        "views": dict(views or {}),
+        "views": str(views or Views()),
         "arms": {name: describe(o) for name, o in chosen.items()},
         "seeds": list(seeds),
         "train": settings.model_dump(mode="json"),
     }
     text = "".join(f"# {line}\n" for line in _lines(record))
     job = Job(
-        name="python", config=text, seeds=tuple(seeds), splits=splits, views=Views(**(views or {})), teacher=plan,
+        name="python", config=text, seeds=tuple(seeds), splits=splits, views=views or Views(), teacher=plan,
         student=make, student_config=config, arms=chosen, train=settings, device=device,
     )  # fmt: skip
 

@@ -44,15 +44,16 @@ def obtain_teacher(job: Job, shop: Workshop) -> TeacherInHand:
         DamagedError: its weights are damaged.
     """
     plan = job.teacher
+    file: Path | None = None
+    curve: list[dict[str, float]] = []
     if plan.given is not None:
         plan.given.to(shop.device.device)
-        teacher, module, file, curve = plan.given, plan.module, None, []
+        teacher, module = plan.given, plan.module
     else:
         assert plan.build is not None
         with torch.random.fork_rng():
             torch.manual_seed(plan.seed)
             module = plan.build()
-        file, curve = None, []
         if plan.weights is not None:
             for notice in load_weights(module, plan.weights):
                 shop.folder.tell(f"teacher: {notice}")

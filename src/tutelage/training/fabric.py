@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, final
@@ -16,7 +17,7 @@ from tutelage.types import Batch
 
 __all__ = ["FabricDevice"]
 
-_PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+_PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 @final
@@ -35,8 +36,6 @@ class FabricDevice:
         accelerator = name.split(":")[0] if name != "auto" else "auto"
         kind = "bf16" if precision == "auto" and torch.cuda.is_available() else precision
         # Fabric reads the number of processes from torchrun's environment; alone, it is one process.
-        import os
-
         local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         nodes = int(os.environ.get("WORLD_SIZE", "1")) // local
         self._fabric: Any = Fabric(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol, final
+from typing import Any, Protocol, cast, final
 
 import torch
 from torch import nn
@@ -62,9 +62,10 @@ def make_optimizer(
     if "fused" in takes and "fused" not in options and not options.get("foreach"):
         options["fused"] = True
     try:
-        return cls(trainable, lr=lr, **options)
+        made: torch.optim.Optimizer = cast(Any, cls)(trainable, lr=lr, **options)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{cls.__name__} refuses its options: {error}", where="train.optimizer_args") from error
+    return made
 
 
 class LearningRate(Protocol):

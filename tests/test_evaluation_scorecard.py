@@ -1,0 +1,215 @@
+"""The scorecard: every number of the report, reduced once, with its warnings."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tutelage.errors import InputError
+from tutelage.evaluation import Arm, DataFacts, Judged, RunFacts, scorecard
+from tutelage.evaluation.cost import Latency
+from tutelage.evaluation.significance import paired_by_seed
+
+CLASSES = ("cat", "dog", "horse", "crow")
+LABELS = np.arange(400) % 4
+
+
+def logits(accuracy: float, seed: int) -> np.ndarray:
+    """Answers that are right on the first `accuracy` share of a shuffled test part."""
+    generator = np.random.default_rng(seed)
+    said = LABELS.copy()
+    wrong = generator.permutation(LABELS.size)[round(accuracy * LABELS.size) :]
+    said[wrong] = (said[wrong] + 1) % 4
+    return 3.0 * np.eye(4)[said] + generator.normal(scale=0.1, size=(LABELS.size, 4))
+
+
+def judged(accuracy: float, seed: int | None = None, **more: Any) -> Judged:
+    size = {"parameters": 100, "file_bytes": 500} if seed is not None else {"parameters": 1000, "file_bytes": 5000}
+    return Judged(
+        logits(accuracy, 0 if seed is None else seed + 1), **{**size, "sha256": "a" * 64, "seed": seed, **more}
+    )
+
+
+def arm(name: str, accuracies: Sequence[float], distilled: bool = True, **more: Any) -> Arm:
+    students = [judged(value, seed, **more) for seed, value in enumerate(accuracies)]
+    return Arm(name, students, distilled, "words")
+
+
+DATA = DataFacts("pets", {"train": [9, 9, 9, 9], "test": [100] * 4}, "f" * 64, "e" * 64)
+RUN = RunFacts("small", "name: small", "tutelage run small", "import torch", {"torch": "2"}, 1.5, True)
+SCRATCH = arm("scratch", [0.80, 0.81, 0.79], distilled=False)
+TAUGHT = arm("taught", [0.85, 0.87, 0.84])
+
+
+def card(arms: Sequence[Arm], teacher: Judged | None = None, **more: Any) -> dict[str, Any]:
+    facts: Mapping[str, Any] = {"data": DATA, "run": RUN, "resamples": 500, **more}
+    teacher = judged(0.9) if teacher is None else teacher
+    return scorecard(labels=LABELS, ids=np.arange(400) + 2**62, classes=CLASSES, teacher=teacher, arms=arms, **facts)
+
+
+def codes(report: Mapping[str, Any]) -> set[str]:
+    return {warning["code"] for warning in report["warnings"]}
+
+
+def test_the_scorecard_is_json_without_nan_and_survives_the_way_to_disk() -> None:
+    curve = [{"epoch": 1, "loss": float("nan"), "val_accuracy": 0.5}, {"epoch": 2, "loss": 0.4, "val_accuracy": 0.6}]
+    report = card([arm("scratch", [0.8, 0.8], distilled=False, curve=curve), TAUGHT])
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert report["training"]["scratch"]["0"][0]["loss"] is None
+    assert [point["epoch"] for point in report["curves"]["loss"]["scratch"]] == [2]
+    assert report["curves"]["val_accuracy"]["scratch"][1] == {
+        "epoch": 2,
+        "mean": 0.6,
+        "low": 0.6,
+        "high": 0.6,
+        "seeds": 2,
+    }
+
+
+def test_models_carry_means_intervals_and_ratios() -> None:
+    times = {
+        "teacher": [Latency(1, 6.0, 5.9, 6.1, 7.0, 99, 1), Latency(64, 60.0, 59.0, 61.0, 70.0, 99, 1)],
+        "taught": [Latency(1, 1.5, 1.4, 1.6, 2.0, 99, 1), Latency(64, 30.0, 29.0, 31.0, 35.0, 99, 2)],
+    }
+    report = card([SCRATCH, TAUGHT], latency=times)
+    teacher, scratch, taught = report["models"]
+    assert [model["role"] for model in report["models"]] == ["teacher", "baseline", "distilled"]
+    assert taught["metrics"]["accuracy"]["value"] == pytest.approx(np.mean([0.85, 0.87, 0.84]))
+    assert taught["retained"]["value"] == pytest.approx(np.mean([0.85, 0.87, 0.84]) / 0.9)
+    assert (taught["parameter_ratio"], taught["size_ratio"]) == (10.0, 10.0)
+    assert teacher["metrics"]["agreement"]["value"] == 1.0
+    assert scratch["latency"] == []
+    # a ratio of times at different thread counts would mean nothing, so there is none
+    assert [item["speed_ratio"] for item in taught["latency"]] == [4.0, None]
+    assert report["summary"]["speed_ratio"] == 4.0
+    assert [run["seed"] for run in taught["runs"]] == [0, 1, 2]
+
+
+def test_with_several_seeds_the_paired_interval_by_seed_decides() -> None:
+    report = card([SCRATCH, TAUGHT])
+    (gain,) = report["comparisons"]
+    assert gain["basis"] == "seeds"
+    expected = paired_by_seed([0.85, 0.87, 0.84], [0.80, 0.81, 0.79], 400).to_json()
+    assert gain["difference"] == gain["by_seed"] == pytest.approx(expected)
+    assert gain["decision"] == "gain"
+    assert [item["difference"] for item in gain["per_seed"]] == pytest.approx([0.05, 0.06, 0.05])
+    assert gain["newly_right"] - gain["newly_wrong"] == pytest.approx(400 * gain["difference"]["value"])
+    assert gain["by_example"]["ci_low"] < gain["difference"]["value"] < gain["by_example"]["ci_high"]
+
+
+def test_with_a_single_run_only_the_test_examples_speak() -> None:
+    report = card([arm("scratch", [0.8], distilled=False), arm("taught", [0.9])])
+    (gain,) = report["comparisons"]
+    assert gain["basis"] == "examples"
+    assert gain["by_seed"] is None
+    assert gain["difference"] == gain["by_example"]
+    assert gain["p_method"] == "McNemar, exact"
+    assert "few-seeds" in codes(report)
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "decision"),
+    [([0.85, 0.86, 0.84], "gain"), ([0.80, 0.82, 0.78], "none"), ([0.70, 0.71, 0.69], "worse")],
+)
+def test_decisions(accuracies: list[float], decision: str) -> None:
+    assert card([SCRATCH, arm("taught", accuracies)])["comparisons"][0]["decision"] == decision
+
+
+def test_several_students_are_corrected_and_the_first_keeps_the_headline() -> None:
+    report = card([SCRATCH, TAUGHT, arm("better", [0.89, 0.9, 0.88])])
+    assert report["headline"] == "taught"
+    assert [item["name"] for item in report["comparisons"]] == ["taught", "better"]
+    assert all(item["p_adjusted"] >= item["p"] for item in report["comparisons"])
+
+
+def test_only_common_seeds_are_paired() -> None:
+    late = Arm("taught", [judged(0.85, 1), judged(0.86, 2), judged(0.9, 7)], True)
+    report = card([SCRATCH, late])
+    assert [item["seed"] for item in report["comparisons"][0]["per_seed"]] == [1, 2]
+    assert "seeds-differ" in codes(report)
+
+
+def test_per_class_recalls_weigh_up_to_the_accuracy_and_name_the_worst_class() -> None:
+    worse = logits(1.0, 5)
+    worse[LABELS == 2] = np.roll(worse[LABELS == 2], 1, axis=1)  # every horse is taken for a crow
+    student = Judged(worse, 10, 10, "b", seed=0)
+    report = card([arm("scratch", [1.0], distilled=False), Arm("taught", [student], True)], teacher=judged(1.0))
+    rows = {row["class"]: row for row in report["per_class"]}
+    assert rows["horse"]["recall"] == {"teacher": 1.0, "scratch": 1.0, "taught": 0.0}
+    assert (rows["horse"]["change"], rows["horse"]["changed"], rows["cat"]["changed"]) == (-1.0, True, False)
+    assert report["summary"]["worst_class"] == {"class": "horse", "n": 100, "cost": -1.0}
+    assert report["summary"]["forgotten"]["count"] == 100
+    assert report["summary"]["forgotten"]["ids"][0] == str(2**62 + 2)
+    assert report["confusion"]["pairs"][0] == {
+        "true": "horse",
+        "predicted": "crow",
+        "n": 100,
+        "rates": {"teacher": 0.0, "scratch": 0.0, "taught": 1.0},
+    }
+    assert report["confusion"]["difference"][2] == [0.0, 0.0, -1.0, 1.0]
+    rates = np.array(report["confusion"]["rates"]["taught"])
+    assert rates.sum(axis=1) == pytest.approx(np.ones(4))
+
+
+def test_warnings_say_what_a_reader_must_know() -> None:
+    data = DataFacts("pets", {"train": [9, 9, 0, 9], "test": [100] * 4}, "f", "e", test_looks=3, shared_examples=4)
+    run = RunFacts("small", "", "", "", {}, 1.0, deterministic=False)
+    big = arm("taught", [0.82, 0.83], parameters=5000)
+    weak = card([SCRATCH, big], teacher=judged(0.6), data=data, run=run, warnings=["the disk was slow"])
+    assert codes(weak) == {
+        "few-seeds",
+        "seeds-differ",
+        "not-deterministic",
+        "teacher-weaker",
+        "not-smaller",
+        "shared-examples",
+        "test-looks",
+        "empty-class",
+        "run",
+    }
+    assert weak["warnings"][-1] == {"code": "run", "text": "the disk was slow"}
+    assert codes(card([SCRATCH, TAUGHT])) == set()
+    assert codes(card([TAUGHT], teacher=judged(0.26))) == {"teacher-near-chance", "no-baseline"}
+    assert codes(card([SCRATCH])) == {"no-distilled"}
+
+
+def test_many_classes_leave_out_the_matrices_and_keep_the_pairs() -> None:
+    labels = np.arange(100) % 25
+    answers = np.eye(25)[(labels + (np.arange(100) < 10)) % 25]
+    teacher = Judged(np.eye(25)[labels], 10, 10, "a")
+    report = scorecard(
+        labels=labels,
+        ids=labels,
+        classes=[f"c{i}" for i in range(25)],
+        teacher=teacher,
+        arms=[Arm("taught", [Judged(answers, 1, 1, "b", seed=0)], True)],
+        data=DataFacts("many", {"test": [4] * 25}, "f", "e"),
+        run=RUN,
+    )
+    assert report["confusion"]["rates"] is None
+    assert report["confusion"]["difference"] is None
+    assert len(report["confusion"]["pairs"]) == 10
+
+
+@pytest.mark.parametrize(
+    ("arms", "words"),
+    [
+        ([], "names of their own"),
+        ([SCRATCH, SCRATCH], "names of their own"),
+        ([Arm("teacher", [judged(0.5, 0)], True)], "names of their own"),
+        ([Arm("taught", [], True)], "one student for each seed"),
+        ([Arm("taught", [judged(0.5, 0), judged(0.5, 0)], True)], "one student for each seed"),
+        ([Arm("taught", [judged(0.5)], True)], "one student for each seed"),
+        ([SCRATCH, Arm("taught", [judged(0.5, 9)], True)], "share no seed"),
+    ],
+)
+def test_arms_that_cannot_be_compared_are_refused(arms: list[Arm], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        card(arms)
+
+
+def test_counts_must_name_every_class() -> None:
+    with pytest.raises(InputError, match="split `test`"):
+        card([SCRATCH], data=DataFacts("pets", {"test": [1, 2]}, "f", "e"))
