@@ -213,3 +213,20 @@ def test_arms_that_cannot_be_compared_are_refused(arms: list[Arm], words: str) -
 def test_counts_must_name_every_class() -> None:
     with pytest.raises(InputError, match="split `test`"):
         card([SCRATCH], data=DataFacts("pets", {"test": [1, 2]}, "f", "e"))
+
+
+def test_answers_and_ids_must_fit_the_test_part() -> None:
+    narrow = Judged(np.zeros((400, 3)), 1, 1, "a")
+    with pytest.raises(InputError, match="`teacher` answers other classes"):
+        card([SCRATCH], teacher=narrow)
+    with pytest.raises(InputError, match="needs its id"):
+        scorecard(
+            labels=LABELS,
+            ids=[1],
+            classes=CLASSES,
+            teacher=judged(0.9),
+            arms=[SCRATCH],
+            data=DATA,
+            run=RUN,
+            resamples=9,
+        )

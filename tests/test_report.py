@@ -25,7 +25,13 @@ EVIL = "<script>alert('x')</script>"
 CLASSES = ("cat & dog", EVIL, 'a "quoted" | `name`', "horse")
 
 
-def make(seeds: int = 3, arms: tuple[str, ...] = ("scratch", "taught"), classes: Any = CLASSES, **more: Any) -> Any:
+def make(
+    seeds: int = 3,
+    arms: tuple[str, ...] = ("scratch", "taught"),
+    classes: Any = CLASSES,
+    teacher: Any = None,
+    **more: Any,
+) -> Any:
     """A small but complete report, with names that want to be markup."""
     count, each = len(classes), max(8, 240 // len(classes))
     labels = np.arange(count * each) % count
@@ -57,12 +63,12 @@ def make(seeds: int = 3, arms: tuple[str, ...] = ("scratch", "taught"), classes:
         labels=labels,
         ids=np.arange(labels.size),
         classes=classes,
-        teacher=Judged(logits(4.0, 1), 1000, 9000, "a" * 64),
+        teacher=Judged(logits(4.0, 1), **(teacher or {"parameters": 1000, "file_bytes": 9000, "sha256": "a" * 64})),
         arms=built,
         **{
             "data": facts,
             "run": run,
-            "latency": {"teacher": times, **{name: times for name in arms}},
+            "latency": {"teacher": times, **dict.fromkeys(arms, times)},
             "warnings": [f"a warning {EVIL}"],
             "teacher_val_accuracy": 0.91,
             "resamples": 200,
@@ -119,6 +125,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "only scratch": {"arms": ("scratch",)},
     "five arms": {"arms": ("scratch", "taught", "b", "c", "a-name-much-too-long-for-any-chart-to-hold")},
     "many classes": {"classes": tuple(f"c{i}" for i in range(60))},
+    "a teacher that is no file": {"teacher": {"parameters": 0, "file_bytes": 0, "sha256": ""}},
     "no times, no warnings": {"latency": None, "warnings": (), "teacher_val_accuracy": None},
 }
 
@@ -157,6 +164,8 @@ def test_the_page_holds_what_a_reader_needs() -> None:
         "n = 240, 3 seeds",
         "loss " + EVIL,
         "of the teacher's accuracy",
+        "9.0× smaller",
+        "speed, batch 1",
         "Least detectable",
         report["data"]["test_sha256"],
         report["models"][1]["runs"][0]["sha256"],
@@ -174,6 +183,13 @@ def test_a_single_run_is_called_one() -> None:
     shown = Reader(page(make(seeds=1))).text
     assert "In this single run, " in shown
     assert "paired t by seed" not in shown
+
+
+def test_an_unknown_size_is_not_compared() -> None:
+    report = make(teacher={"parameters": 0, "file_bytes": 0, "sha256": ""})
+    assert report["summary"]["size_ratio"] is None
+    for text in (page(report), card(report)):
+        assert re.search(r"smaller|larger|× fewer", text.split("</style>")[-1]) is None
 
 
 def test_many_classes_show_those_that_moved_most() -> None:

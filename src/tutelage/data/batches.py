@@ -9,16 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tutelage.data.draws import mix
+from tutelage.data.draws import Stream, mix
 from tutelage.data.examples import Examples, as_model_input
 from tutelage.data.views import Views, view_batch
-from tutelage.errors import DataError
+from tutelage.errors import DataError, InputError
 from tutelage.types import Batch
 
 __all__ = ["Batches", "plain_batches"]
-
-# Below this many bytes a float copy of all inputs is kept, which saves the conversion at every step.
-_KEEP_AS_FLOAT = 512 * 2**20
 
 
 @final
@@ -30,56 +27,63 @@ class Batches:
 
     Args:
         examples: to learn from.
-        batch_size: at least 2.
+        batch_size: at least 2; a smaller set is one batch.
         views: what happens to every input, anew at each epoch.
         seed: of order and views.
 
     Raises:
         DataError: there are fewer than two examples.
+        InputError: the batch size is below 2, or the views do not go with the data.
     """
 
     def __init__(self, examples: Examples, *, batch_size: int, views: Views, seed: int) -> None:
         if len(examples) < 2:
             raise DataError("there is nothing to learn from", given=f"{len(examples)} training example(s)")
+        if batch_size < 2:
+            raise InputError("the batch size is out of range", given=batch_size, expected="a whole number ≥ 2")
         views.check(examples)
         self._examples = examples
-        self._size = batch_size
         self._views = views
         self._seed = seed
-        starts = list(range(0, len(examples), batch_size))
-        if len(starts) > 1 and len(examples) - starts[-1] == 1:
-            starts.pop()
-        self._starts = [*starts, len(examples)]
-        small = examples.inputs.numel() * 4 <= _KEEP_AS_FLOAT
-        self._floats: Tensor | None = as_model_input(examples.inputs) if small and not views.random else None
+        full, rest = divmod(len(examples), batch_size)
+        self._sizes = [batch_size] * full + [rest] * (rest > 0)
+        if rest == 1 and full:
+            self._sizes[-2:] = [batch_size + 1]
 
     @property
     def steps_per_epoch(self) -> int:
-        return len(self._starts) - 1
+        """How many batches make an epoch."""
+        return len(self._sizes)
 
     def order(self, epoch: int) -> Tensor:
         """The examples' places in the order of an epoch, (N,) int64."""
-        return torch.from_numpy(np.argsort(mix(self._seed, epoch, 0x0D4, self._examples.ids.numpy()), kind="stable"))
+        words = mix(self._seed, epoch, Stream.ORDER, self._examples.ids.numpy())
+        return torch.from_numpy(np.argsort(words, kind="stable"))
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from step `start` on."""
+        examples, views = self._examples, self._views
         order = self.order(epoch)
-        examples, floats = self._examples, self._floats
-        for step in range(start, self.steps_per_epoch):
-            index = order[self._starts[step] : self._starts[step + 1]]
-            if self._views.random:
-                yield view_batch(examples, index, self._views, seed=self._seed, epoch=epoch)
-                continue
-            inputs = (
-                as_model_input(examples.inputs.index_select(0, index))
-                if floats is None
-                else floats.index_select(0, index)
-            )
-            yield Batch(examples.ids.index_select(0, index), {"x": inputs}, examples.targets.index_select(0, index))
+        parts = order.split(self._sizes)[start:]
+        if views.random:
+            for index in parts:
+                yield view_batch(examples, index, views, seed=self._seed, epoch=epoch)
+            return
+        # Everything that is small is put in order once, so that a step gathers nothing but its inputs.
+        ids = examples.ids.index_select(0, order).split(self._sizes)[start:]
+        targets = examples.targets.index_select(0, order).split(self._sizes)[start:]
+        for index, own, target in zip(parts, ids, targets, strict=True):
+            yield Batch(own, {"x": as_model_input(examples.inputs.index_select(0, index))}, target)
 
 
 def plain_batches(examples: Examples, batch_size: int) -> Iterator[Batch]:
-    """The examples in their own order, without anything random."""
+    """The examples in their own order, without anything random.
+
+    Raises:
+        InputError: the batch size is below 1.
+    """
+    if batch_size < 1:
+        raise InputError("the batch size is out of range", given=batch_size, expected="a whole number ≥ 1")
     for start in range(0, len(examples), batch_size):
         part = slice(start, start + batch_size)
         inputs = as_model_input(examples.inputs[part])

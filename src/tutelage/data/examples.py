@@ -6,6 +6,7 @@ The order of examples is the order of their ids, so that renaming, moving or shu
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
@@ -15,10 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tutelage.data.draws import mix
-from tutelage.errors import DataError
+from tutelage.data.draws import Stream, mix
+from tutelage.errors import DataError, InputError
 
-__all__ = ["Examples", "Splits", "as_model_input", "leaks", "split", "split_off"]
+__all__ = ["Examples", "Splits", "as_model_input", "leaks", "listed", "split", "split_off"]
+
+# Standardised images stay well below this, bytes that were turned into floats lie well above.
+_UNSCALED = 16.0
 
 
 @final
@@ -43,13 +47,10 @@ class Examples:
             name: of the whole set.
 
         Raises:
-            DataError: lengths differ, a label names no class, or an input is not finite.
+            DataError: lengths or shapes do not fit, a label names no class, or an input is not finite.
         """
-        if len(inputs) != len(targets):
-            raise DataError("inputs and labels differ in number", given=f"{len(inputs)} inputs, {len(targets)} labels")
-        if inputs.dtype not in (torch.uint8, torch.float32):
-            raise DataError(f"inputs are {inputs.dtype}", where=name, expected="uint8 images or float32 features")
-        if targets.numel() and not 0 <= int(targets.min()) <= int(targets.max()) < len(classes):
+        _check_shapes(inputs, targets, name)
+        if not 0 <= int(targets.min()) <= int(targets.max()) < len(classes):
             raise DataError(
                 "a label names no class",
                 where=name,
@@ -62,7 +63,9 @@ class Examples:
         # Equal inputs share an id; their label decides, so that even twins have one order.
         order = np.lexsort((targets.numpy(), ids))
         index = torch.from_numpy(order)
-        return Examples(inputs[index], targets[index].long(), torch.from_numpy(ids[order]), tuple(classes), name)
+        made = Examples(inputs[index], targets[index].long(), torch.from_numpy(ids[order]), tuple(classes), name)
+        _refuse_collisions(made)
+        return made
 
     def __len__(self) -> int:
         return int(self.ids.shape[0])
@@ -74,12 +77,13 @@ class Examples:
 
     @property
     def is_image(self) -> bool:
+        """Whether an input has channels, rows and columns."""
         return self.inputs.ndim == 4
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 over ids, labels and class names."""
-        digest = hashlib.sha256("\0".join(self.classes).encode())
+        digest = hashlib.sha256(json.dumps(self.classes).encode())
         digest.update(self.ids.numpy().tobytes())
         digest.update(self.targets.numpy().tobytes())
         return digest.hexdigest()
@@ -113,23 +117,44 @@ def as_model_input(raw: Tensor) -> Tensor:
 def split(examples: Examples, *, val: float, test: float, seed: int = 0) -> Splits:
     """Cut a set in three, class by class; examples of the same content stay together.
 
+    Every part gets at least one example of each class that has three. Which ones follows from (seed, id).
+
     Raises:
-        DataError: the shares leave a part without examples of some class.
+        InputError: the shares leave nothing to learn from.
+        DataError: there are fewer than three examples for a class, so that some part would have none.
     """
-    rest, tested = _cut(examples, test, seed, stream=1)
-    train, decided = _cut(rest, val / (1.0 - test), seed, stream=2)
-    return _checked(Splits(train, decided, tested))
+    if not (0.0 < val < 1.0 and 0.0 < test < 1.0 and val + test < 1.0):
+        raise InputError(
+            "the shares of validation and test leave no three parts",
+            given=f"val {val:g}, test {test:g}",
+            expected="two numbers above 0 whose sum is below 1",
+        )
+    rest, tested = _cut(examples, test, seed, Stream.TEST)
+    train, decided = _cut(rest, val / (1.0 - test), seed, Stream.VAL)
+    parts = {"training": train, "validation": decided, "test": tested}
+    for name, part in parts.items():
+        _refuse_missing_classes(name, part)
+    return Splits(train, decided, tested)
 
 
 def split_off(train: Examples, *, fraction: float, seed: int = 0) -> tuple[Examples, Examples]:
-    """Cut a validation part from the training part of a set that has a test part of its own."""
-    return _cut(train, fraction, seed, stream=2)
+    """Cut a part from the training part of a set whose other parts exist: (what stays, what was cut off).
+
+    Raises:
+        InputError: the fraction is not between 0 and 1.
+        DataError: one of the two would lack a class.
+    """
+    if not 0.0 < fraction < 1.0:
+        raise InputError("the share to split off is out of range", given=f"{fraction:g}", expected="between 0 and 1")
+    rest, cut = _cut(train, fraction, seed, Stream.VAL)
+    _refuse_missing_classes("training", rest)
+    _refuse_missing_classes("split-off", cut)
+    return rest, cut
 
 
 def leaks(splits: Splits) -> dict[str, int]:
     """How many examples of validation and test also stand, by content, in an earlier part."""
-    train, val = splits.train.ids.numpy(), splits.val.ids.numpy()
-    test = splits.test.ids.numpy()
+    train, val, test = (part.ids.numpy() for part in (splits.train, splits.val, splits.test))
     return {
         "val in train": int(np.isin(val, train).sum()),
         "test in train": int(np.isin(test, train).sum()),
@@ -137,59 +162,114 @@ def leaks(splits: Splits) -> dict[str, int]:
     }
 
 
-def _cut(examples: Examples, fraction: float, seed: int, *, stream: int) -> tuple[Examples, Examples]:
+def listed(offenders: Sequence[object], *, most: int = 10, separator: str = ", ") -> str:
+    """The first offenders by name, and how many there are in all."""
+    shown = separator.join(map(str, offenders[:most]))
+    return shown if len(offenders) <= most else f"{shown}{separator}… ({len(offenders):,} in all)"
+
+
+def _cut(examples: Examples, fraction: float, seed: int, stream: Stream) -> tuple[Examples, Examples]:
     ids, targets = examples.ids.numpy(), examples.targets.numpy()
-    rank = mix(seed, 0x5917, stream, ids)
+    rank = mix(seed, stream, ids)
     taken = np.zeros(len(ids), dtype=bool)
     for label in range(len(examples.classes)):
         rows = np.flatnonzero(targets == label)
-        count = round(len(rows) * fraction)
+        # At least one on either side, however small the class.
+        count = min(max(round(len(rows) * fraction), 1), max(len(rows) - 1, 0))
         taken[rows[np.argsort(rank[rows], kind="stable")[:count]]] = True
     # A content that was taken once is taken everywhere: twins on both sides would be a leak.
     taken = np.isin(ids, ids[taken])
-    return examples.take(torch.from_numpy(np.flatnonzero(~taken))), examples.take(
-        torch.from_numpy(np.flatnonzero(taken))
-    )
+    stays, goes = (torch.from_numpy(np.flatnonzero(part)) for part in (~taken, taken))
+    return examples.take(stays), examples.take(goes)
 
 
-def _checked(splits: Splits) -> Splits:
-    for name, part in (("training", splits.train), ("validation", splits.val), ("test", splits.test)):
-        counts = torch.bincount(part.targets, minlength=len(part.classes))
-        missing = [part.classes[i] for i in (counts == 0).nonzero().flatten().tolist()]
-        if missing:
-            raise DataError(
-                f"the {name} part has no example of {len(missing)} class(es)",
-                given=", ".join(missing[:10]),
-                fix="give more examples of them, or raise data.val and data.test",
-            )
-    return splits
+def _check_shapes(inputs: Tensor, targets: Tensor, name: str) -> None:
+    if targets.ndim != 1 or targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
+        raise DataError(
+            "labels are not one integer for each example",
+            where=name,
+            given=f"shape {tuple(targets.shape)}, {targets.dtype}",
+            fix="number the classes 0 … C − 1 and pass their names as classes",
+        )
+    if inputs.ndim < 1 or len(inputs) != len(targets):
+        number = len(inputs) if inputs.ndim else 0
+        raise DataError(
+            "inputs and labels differ in number", where=name, given=f"{number:,} inputs, {len(targets):,} labels"
+        )
+    if not len(inputs):
+        raise DataError("there are no examples", where=name)
+    if inputs.ndim < 2 or inputs[0].numel() == 0:
+        raise DataError(
+            "an input holds no numbers of its own",
+            where=name,
+            given=f"inputs of shape {tuple(inputs.shape)}",
+            expected="(N, features), (N, C, H, W), …",
+        )
+    if inputs.dtype == torch.uint8 and inputs.ndim != 4:
+        raise DataError(
+            "bytes that are not images",
+            where=name,
+            given=f"uint8 inputs of shape {tuple(inputs.shape)}",
+            expected="(N, C, H, W)",
+            fix="reshape them if they are images, or pass features as float32",
+        )
+    if inputs.dtype not in (torch.uint8, torch.float32):
+        raise DataError(f"inputs are {inputs.dtype}", where=name, expected="uint8 images or float32 features")
+
+
+def _refuse_missing_classes(part: str, examples: Examples) -> None:
+    counts = torch.bincount(examples.targets, minlength=len(examples.classes))
+    missing = [examples.classes[i] for i in (counts == 0).nonzero().flatten().tolist()]
+    if missing:
+        raise DataError(
+            f"the {part} part has no example of {len(missing)} of {len(counts)} classes",
+            where=examples.name,
+            given=listed(missing),
+            expected="three examples of different content for every class, one for each part",
+            fix="give more examples of them, or leave them out",
+        )
 
 
 def _content_ids(inputs: Tensor) -> NDArray[np.int64]:
-    raw = np.ascontiguousarray(inputs.numpy()).reshape(len(inputs), -1).view(np.uint8)
-    head = f"{inputs.dtype}{tuple(inputs.shape[1:])}".encode()
-    digests = b"".join(hashlib.blake2b(row, digest_size=16, key=head[:64]).digest() for row in map(bytes, raw))
-    words = np.frombuffer(digests, dtype=np.uint64).reshape(-1, 2)
-    ids: NDArray[np.int64] = (words[:, 0] & np.uint64(0x7FFF_FFFF_FFFF_FFFF)).astype(np.int64)
-    # Two contents with one id would mean wrong answers later: improbable (n² / 2⁶⁴), checked all the same.
-    if len(np.unique(ids)) != len(np.unique(words, axis=0)):
-        raise DataError("two different examples have the same content id", fix="remove one of them")
-    return ids
+    """63 bits of BLAKE2b over dtype, shape and bytes of every input."""
+    rows = np.ascontiguousarray(inputs.numpy()).reshape(len(inputs), -1)
+    width = rows.shape[1] * rows.itemsize
+    raw = memoryview(rows.view(np.uint8).reshape(-1))
+    # A copied hasher has read the head already, which costs half of hashing it anew for every row.
+    head = hashlib.blake2b(f"{inputs.dtype} {tuple(inputs.shape[1:])} ".encode(), digest_size=8)
+    digests = bytearray()
+    for start in range(0, len(raw), width):
+        hasher = head.copy()
+        hasher.update(raw[start : start + width])
+        digests += hasher.digest()
+    words = np.frombuffer(digests, dtype="<u8").astype(np.uint64)
+    return (words >> np.uint64(1)).view(np.int64)
+
+
+def _refuse_collisions(examples: Examples) -> None:
+    # Two contents with one id would mean wrong answers later: improbable (n² / 2⁶⁴), but neighbours are cheap to compare.
+    twins = (examples.ids[1:] == examples.ids[:-1]).nonzero().flatten()
+    pairs = zip(twins.split(1024), (twins + 1).split(1024), strict=True)
+    if any(not torch.equal(examples.inputs[one], examples.inputs[two]) for one, two in pairs):
+        raise DataError(
+            "two different examples have the same content id", where=examples.name, fix="remove one of the two"
+        )
 
 
 def _refuse_odd_numbers(inputs: Tensor, name: str) -> None:
-    rows = (~torch.isfinite(inputs.reshape(len(inputs), -1))).any(-1).nonzero().flatten().tolist()
+    finite = torch.isfinite(inputs).reshape(len(inputs), -1).all(-1)
+    rows = (~finite).nonzero().flatten().tolist()
     if rows:
         raise DataError(
-            f"{len(rows)} example(s) hold NaN or infinity",
+            f"{len(rows):,} of {len(inputs):,} examples hold NaN or infinity",
             where=name,
-            given="rows " + ", ".join(map(str, rows[:10])) + (", …" if len(rows) > 10 else ""),
+            given=f"row{'s' * (len(rows) > 1)} {listed(rows)} (the first is row 0)",
             fix="mend or drop these rows",
         )
-    if inputs.ndim == 4 and inputs.numel() and float(inputs.abs().max()) > 16.0:
+    if inputs.ndim == 4 and float(inputs.abs().max()) > _UNSCALED:
         raise DataError(
             f"these float images look unscaled: max {float(inputs.max()):g}",
             where=name,
-            expected="values in 0 … 1 (or standardised), or uint8",
+            expected="values in 0 … 1, or standardised ones",
             fix="pass them as uint8, or divide by 255",
         )

@@ -1,14 +1,15 @@
 """Random views that can be replayed: every draw is a function of (seed, epoch, id), so none is ever lost.
 
-Draws come from integers; positions and mixtures are then computed by elementwise operations, each example by itself:
-the same bits whatever the batch size, the order, the number of threads, or a restart. Partners of mixup and cutmix are
-drawn from the whole training set, not from the batch, for the same reason.
+Partners of mixup and cutmix are drawn from the whole training set, not from the batch, and come with the view they have
+in this epoch themselves. So a view is the same bits whatever the batch size, the order, the number of threads, or a
+restart.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import final
 
 import numpy as np
@@ -17,29 +18,34 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tutelage.data.draws import mix, uniform
+from tutelage.data.draws import Stream, mix, uniform
 from tutelage.data.examples import Examples, as_model_input
+from tutelage.data.pixels import boxes, moved, warped
 from tutelage.errors import InputError
 from tutelage.types import Batch
 
 __all__ = ["Views", "view_batch"]
 
-_FLIP, _DX, _DY, _ANGLE, _SIDE, _TX, _TY, _ERASE, _AREA, _SHAPE, _EX, _EY, _PARTNER, _SHARE, _CX, _CY = range(1, 17)
+# Angles are multiples of 1/1024 of the greatest one: finer than a pixel, and few enough for a table.
+_ANGLES = 1024
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Views:
-    """What may happen to an input, each off by default.
+    """What may happen to an input, each off by default; they follow each other in this order.
 
     Args:
         flip: probability of mirroring left and right.
         shift: up to this many pixels in both directions, the border filled with zeros.
-        rotate: up to this many degrees to either side.
+        rotate: up to this many degrees to either side, the corners filled with zeros.
         crop: least share of the side that is kept and enlarged again; 1 keeps all.
         erase: probability of blanking a rectangle of 2 to 20 % of the area with zeros.
         mixup: α of the Beta(α, α) by which two examples are blended.
         cutmix: α of the Beta(α, α) by whose share a rectangle comes from another example.
+
+    Raises:
+        InputError: a value is out of range, or both mixup and cutmix are on.
     """
 
     flip: float = 0.0
@@ -51,22 +57,26 @@ class Views:
     cutmix: float = 0.0
 
     def __post_init__(self) -> None:
-        bounds = {"flip": (0, 1), "shift": (0, 64), "rotate": (0, 180), "crop": (0.05, 1), "erase": (0, 1)}
-        bounds |= {"mixup": (0, 100), "cutmix": (0, 100)}
-        for name, (least, greatest) in bounds.items():
-            if not least <= getattr(self, name) <= greatest:
+        most = {"flip": 1, "rotate": 180, "erase": 1, "mixup": math.inf, "cutmix": math.inf, "shift": math.inf}
+        for name, greatest in most.items():
+            value = getattr(self, name)
+            # Comparisons with NaN are false, so it is refused as well.
+            if not 0 <= value <= greatest or value == math.inf or (name == "shift" and int(value) != value):
+                least = "a whole number ≥ 0" if name == "shift" else "a number ≥ 0"
                 raise InputError(
                     f"the view `{name}` is out of range",
-                    given=str(getattr(self, name)),
-                    expected=f"{least} … {greatest}",
+                    given=value,
+                    expected=least if greatest == math.inf else f"0 … {greatest}",
                 )
+        if not 0.0 < self.crop <= 1.0:
+            raise InputError("the view `crop` is out of range", given=self.crop, expected="above 0, up to 1 (off)")
         if self.mixup and self.cutmix:
-            raise InputError("mixup and cutmix cannot both be on", fix="set one of them to 0")
+            raise InputError("only one of mixup and cutmix can be on", fix="set one of them to 0")
 
     @property
     def random(self) -> bool:
         """Whether anything is on."""
-        return any(getattr(self, field.name) != field.default for field in fields(self))
+        return bool(self._on)
 
     @property
     def soft_targets(self) -> bool:
@@ -74,8 +84,8 @@ class Views:
         return bool(self.mixup or self.cutmix)
 
     @property
-    def _for_images(self) -> list[str]:
-        return [f.name for f in fields(self) if f.name != "mixup" and getattr(self, f.name) != f.default]
+    def _on(self) -> list[str]:
+        return [field.name for field in fields(self) if getattr(self, field.name) != field.default]
 
     def check(self, examples: Examples) -> None:
         """Refuse views that do not go with the data.
@@ -83,15 +93,44 @@ class Views:
         Raises:
             InputError: image views for something that is no image, or a shift beyond the image.
         """
-        if self._for_images and not examples.is_image:
+        for_images = [name for name in self._on if name != "mixup"]
+        if for_images and not examples.is_image:
             raise InputError(
-                f"these inputs of shape {examples.shape} are no images",
+                f"inputs of shape {examples.shape} are not images, which these views are for",
                 where="data.views",
-                given=", ".join(self._for_images),
-                expected="mixup, the only view that goes with any input",
+                given=", ".join(for_images),
+                expected="mixup, the only view that works for any input",
+                fix=f"turn off {', '.join(for_images)}",
             )
         if examples.is_image and self.shift >= min(examples.shape[1:]):
-            raise InputError("the shift is larger than the image", given=f"{self.shift} of {examples.shape[1:]}")
+            height, width = examples.shape[1:]
+            raise InputError(
+                "the shift is as large as the image",
+                where="data.views",
+                given=f"shift {self.shift} for images of {height}×{width}",
+                expected=f"less than {min(height, width)}",
+            )
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class _Draw:
+    """The numbers of one epoch for some examples."""
+
+    seed: int
+    epoch: int
+    ids: NDArray[np.int64]
+
+    def __call__(self, stream: Stream) -> NDArray[np.float64]:
+        return uniform(self.seed, self.epoch, self.ids, stream)
+
+    def both_ways(self, stream: Stream) -> NDArray[np.float64]:
+        """In [−1, 1)."""
+        return 2.0 * self(stream) - 1.0
+
+    def steps(self, stream: Stream, reach: int) -> NDArray[np.int64]:
+        """Whole numbers, −reach … reach."""
+        return np.floor(self(stream) * (2 * reach + 1)).astype(np.int64) - reach
 
 
 def view_batch(examples: Examples, index: Tensor, views: Views, *, seed: int, epoch: int) -> Batch:
@@ -105,139 +144,92 @@ def view_batch(examples: Examples, index: Tensor, views: Views, *, seed: int, ep
         epoch: counted from 0.
 
     Returns:
-        Inputs (B, …) float32; labels (B,), or probabilities (B, C) where examples are mixed.
+        Inputs (B, …) float32; labels (B,), or probabilities (B, C) where examples are mixed. Its view is 0 where
+        nothing is random, and otherwise a number that stands for (seed, epoch).
+
+    Raises:
+        InputError: the views do not go with these examples.
     """
-    ids = examples.ids.index_select(0, index)
-    inputs = _alone(examples, index, ids.numpy(), views, seed, epoch)
-    target = examples.targets.index_select(0, index)
+    views.check(examples)
+    ids, target = examples.ids.index_select(0, index), examples.targets.index_select(0, index)
+    if not views.random:
+        return Batch(ids, {"x": as_model_input(examples.inputs.index_select(0, index))}, target)
     if views.soft_targets:
-        inputs, target = _mixed(examples, inputs, target, ids.numpy(), views, seed, epoch)
-    number = int(mix(seed, epoch, 0x71E7)[0] >> np.uint64(1)) | 1 if views.random else 0
-    return Batch(ids, {"x": inputs}, target, number)
+        inputs, target = _mixed(examples, index, views, _Draw(seed, epoch, ids.numpy()))
+    else:
+        inputs = _alone(examples, index, views, _Draw(seed, epoch, ids.numpy()))
+    return Batch(ids, {"x": inputs}, target, int(mix(seed, epoch, Stream.VIEW)) >> 1 | 1)
 
 
-def _alone(examples: Examples, index: Tensor, ids: NDArray[np.int64], views: Views, seed: int, epoch: int) -> Tensor:
+def _alone(examples: Examples, index: Tensor, views: Views, draw: _Draw) -> Tensor:
     """The views that concern one example at a time."""
     raw = examples.inputs.index_select(0, index)
     if views.flip or views.shift:
-        raw = _moved(raw, ids, views, seed, epoch)
+        flip = draw(Stream.FLIP) < views.flip
+        dx, dy = draw.steps(Stream.SHIFT_X, views.shift), draw.steps(Stream.SHIFT_Y, views.shift)
+        raw = moved(raw, flip, dx, dy, reach=int(views.shift))
     inputs = as_model_input(raw)
     if views.rotate or views.crop < 1.0:
-        inputs = _warped(inputs, ids, views, seed, epoch)
+        inputs = _warped(inputs, views, draw)
     if views.erase:
-        inputs = _erased(inputs, ids, views.erase, seed, epoch)
+        inputs = _erased(inputs, views.erase, draw)
     return inputs
 
 
-def _moved(raw: Tensor, ids: NDArray[np.int64], views: Views, seed: int, epoch: int) -> Tensor:
-    """Flip and shift in one gather, on bytes where the images are bytes."""
-    count, channels, height, width = raw.shape
-    reach = views.shift
-    span = 2 * reach + 1
-    dx, dy = (np.floor(uniform(seed, epoch, ids, s) * span).astype(np.int64) for s in (_DX, _DY))
-    columns = np.arange(width)[None, :] + dx[:, None]
-    if views.flip:
-        flipped = uniform(seed, epoch, ids, _FLIP) < views.flip
-        columns = np.where(flipped[:, None], columns[:, ::-1], columns)
-    rows = (np.arange(height)[None, :] + dy[:, None]) * (width + 2 * reach)
-    places = torch.from_numpy((rows[:, :, None] + columns[:, None, :]).reshape(count, 1, -1))
-    padded = F.pad(raw, (reach, reach, reach, reach)) if reach else raw
-    flat = padded.reshape(count, channels, -1)
-    return flat.gather(2, places.expand(-1, channels, -1)).view(count, channels, height, width)
+def _warped(inputs: Tensor, views: Views, draw: _Draw) -> Tensor:
+    """Rotation and crop as one resampling."""
+    height, width = inputs.shape[-2:]
+    cos, sin = _turns(views.rotate)
+    angle = np.floor(draw(Stream.ANGLE) * len(cos)).astype(np.int64)
+    side = views.crop + (1.0 - views.crop) * draw(Stream.SIDE)
+    # The window stays within the centres of the outermost pixels: a crop alone brings in nothing from outside.
+    dx = (1.0 - side) * draw.both_ways(Stream.CROP_X) * ((width - 1) / 2)
+    dy = (1.0 - side) * draw.both_ways(Stream.CROP_Y) * ((height - 1) / 2)
+    return warped(inputs, side * cos[angle], side * sin[angle], dx, dy)
 
 
-def _warped(inputs: Tensor, ids: NDArray[np.int64], views: Views, seed: int, epoch: int) -> Tensor:
-    """Rotation and crop as one bilinear resampling; what lies outside is zero."""
-    count, channels, height, width = inputs.shape
-    angle = (2.0 * uniform(seed, epoch, ids, _ANGLE) - 1.0) * views.rotate
-    side = views.crop + (1.0 - views.crop) * uniform(seed, epoch, ids, _SIDE)
-    free = 1.0 - side
-    # Sines of the C library, one by one: vectorised ones may differ in the last bit by where in the array they stand.
-    cos = np.array([math.cos(math.radians(a)) for a in angle.tolist()]) * side
-    sin = np.array([math.sin(math.radians(a)) for a in angle.tolist()]) * side
-    tx = free * (2.0 * uniform(seed, epoch, ids, _TX) - 1.0) * (width - 1) / 2
-    ty = free * (2.0 * uniform(seed, epoch, ids, _TY) - 1.0) * (height - 1) / 2
-    c, s, x0, y0 = (torch.from_numpy(v.astype(np.float32)).view(-1, 1, 1) for v in (cos, sin, tx, ty))
-    gx = (torch.arange(width, dtype=torch.float32) - (width - 1) / 2).view(1, 1, -1)
-    gy = (torch.arange(height, dtype=torch.float32) - (height - 1) / 2).view(1, -1, 1)
-    x = c * gx - s * gy + x0 + (width - 1) / 2
-    y = s * gx + c * gy + y0 + (height - 1) / 2
-    left, top = x.floor(), y.floor()
-    wx, wy = (x - left).unsqueeze(1), (y - top).unsqueeze(1)
-    flat = inputs.reshape(count, channels, -1)
-
-    def at(column: Tensor, row: Tensor) -> Tensor:
-        inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-        place = (row.clamp(0, height - 1) * width + column.clamp(0, width - 1)).long().view(count, 1, -1)
-        value = flat.gather(2, place.expand(-1, channels, -1)).view(count, channels, height, width)
-        return torch.where(inside.unsqueeze(1), value, 0.0)
-
-    upper = at(left, top) * (1.0 - wx) + at(left + 1, top) * wx
-    lower = at(left, top + 1) * (1.0 - wx) + at(left + 1, top + 1) * wx
-    return upper * (1.0 - wy) + lower * wy
+@lru_cache(maxsize=8)
+def _turns(greatest: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Cosines and sines of all angles. One by one: vectorised ones may depend on where in an array they stand."""
+    angles = [math.radians(greatest * step / _ANGLES) for step in range(-_ANGLES, _ANGLES + 1)]
+    return np.array([math.cos(a) for a in angles]), np.array([math.sin(a) for a in angles])
 
 
-def _erased(inputs: Tensor, ids: NDArray[np.int64], probability: float, seed: int, epoch: int) -> Tensor:
-    _, _, height, width = inputs.shape
-    happens = uniform(seed, epoch, ids, _ERASE) < probability
-    area = (0.02 + 0.18 * uniform(seed, epoch, ids, _AREA)) * happens
-    ratio = 0.4 + 2.1 * uniform(seed, epoch, ids, _SHAPE)
-    inside, _ = _boxes(
-        height, width, np.sqrt(area * ratio), np.sqrt(area / ratio), uniform(seed, epoch, ids, _EX),
-        uniform(seed, epoch, ids, _EY),
-    )  # fmt: skip
-    return torch.where(inside.unsqueeze(1), 0.0, inputs)
+def _erased(inputs: Tensor, probability: float, draw: _Draw) -> Tensor:
+    """A rectangle of 2 to 20 % of the area, at most two and a half times as long as wide, set to zero."""
+    height, width = inputs.shape[-2:]
+    area = 0.02 + 0.18 * draw(Stream.ERASE_AREA)
+    ratio = 0.4 + 2.1 * draw(Stream.ERASE_SHAPE)
+    happens = draw(Stream.ERASE) < probability
+    tall = np.maximum(np.sqrt(area * ratio), 1 / height) * happens
+    wide = np.maximum(np.sqrt(area / ratio), 1 / width) * happens
+    covered, _ = boxes(height, width, tall, wide, draw(Stream.ERASE_X), draw(Stream.ERASE_Y))
+    return inputs.masked_fill(covered, 0.0)
 
 
-def _boxes(
-    height: int,
-    width: int,
-    tall: NDArray[np.float64],
-    wide: NDArray[np.float64],
-    u: NDArray[np.float64],
-    v: NDArray[np.float64],
-) -> tuple[Tensor, NDArray[np.float64]]:
-    """Rectangles of given shares of height and width, wholly inside; which pixels they cover, and what share of all."""
-    h = np.minimum(np.rint(tall * height).astype(np.int64), height)
-    w = np.minimum(np.rint(wide * width).astype(np.int64), width)
-    top = np.floor(v * (height - h + 1)).astype(np.int64)
-    left = np.floor(u * (width - w + 1)).astype(np.int64)
-    rows, columns = np.arange(height)[None, :], np.arange(width)[None, :]
-    in_rows = (rows >= top[:, None]) & (rows < (top + h)[:, None])
-    in_columns = (columns >= left[:, None]) & (columns < (left + w)[:, None])
-    covered = torch.from_numpy(in_rows[:, :, None] & in_columns[:, None, :])
-    return covered, (h * w).astype(np.float64) / (height * width)
-
-
-def _mixed(
-    examples: Examples,
-    inputs: Tensor,
-    target: Tensor,
-    ids: NDArray[np.int64],
-    views: Views,
-    seed: int,
-    epoch: int,
-) -> tuple[Tensor, Tensor]:
+def _mixed(examples: Examples, index: Tensor, views: Views, draw: _Draw) -> tuple[Tensor, Tensor]:
     """Every example with a partner, which has its own views; labels are mixed as the inputs were."""
     from scipy.special import betaincinv
 
+    partner = np.floor(draw(Stream.PARTNER) * len(examples)).astype(np.int64)
+    both = torch.cat([index, torch.from_numpy(partner)])
+    seen = _alone(examples, both, views, _Draw(draw.seed, draw.epoch, examples.ids.index_select(0, both).numpy()))
+    inputs, others = seen.split(len(index))
     alpha = views.mixup or views.cutmix
-    partner = torch.from_numpy((mix(seed, epoch, _PARTNER, ids) % np.uint64(len(examples))).astype(np.int64))
-    partner_ids = examples.ids.index_select(0, partner).numpy()
-    others = _alone(examples, partner, partner_ids, views, seed, epoch)
-    share = np.asarray(betaincinv(alpha, alpha, uniform(seed, epoch, ids, _SHARE)), dtype=np.float64)
+    share = np.asarray(betaincinv(alpha, alpha, draw(Stream.SHARE)), dtype=np.float64)
     if views.mixup:
-        weight = torch.from_numpy(share.astype(np.float32)).view(-1, *[1] * (inputs.ndim - 1))
+        weight = _column(share, inputs.ndim)
         inputs = inputs * weight + others * (1.0 - weight)
     else:
-        height, width = inputs.shape[-2:]
         side = np.sqrt(1.0 - share)
-        inside, covered = _boxes(
-            height, width, side, side, uniform(seed, epoch, ids, _CX), uniform(seed, epoch, ids, _CY)
-        )
-        inputs = torch.where(inside.unsqueeze(1), others, inputs)
-        share = 1.0 - covered
-    kept = torch.from_numpy(share.astype(np.float32)).unsqueeze(1)
-    classes = len(examples.classes)
-    partner_target = examples.targets.index_select(0, partner)
-    return inputs, F.one_hot(target, classes) * kept + F.one_hot(partner_target, classes) * (1.0 - kept)
+        height, width = inputs.shape[-2:]
+        covered, area = boxes(height, width, side, side, draw(Stream.PATCH_X), draw(Stream.PATCH_Y))
+        inputs = torch.where(covered, others, inputs)
+        share = 1.0 - area  # what was really pasted, in whole pixels
+    kept = _column(share, 2)
+    one, other = F.one_hot(examples.targets.index_select(0, both), len(examples.classes)).split(len(index))
+    return inputs, one * kept + other * (1.0 - kept)
+
+
+def _column(values: NDArray[np.float64], dimensions: int) -> Tensor:
+    return torch.from_numpy(values.astype(np.float32)).reshape(-1, *[1] * (dimensions - 1))

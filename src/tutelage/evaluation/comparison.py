@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtr
 
+from tutelage.evaluation import metrics
 from tutelage.evaluation.significance import (
     Estimate,
     benjamini_hochberg,
@@ -28,6 +29,8 @@ from tutelage.evaluation.significance import (
 Right = NDArray[np.bool_]  # (N,) which test examples one model got right
 Ints = NDArray[np.int64]
 FALSE_DISCOVERY_RATE = 0.05
+MOST_MATRIX_CLASSES = 20
+_MOST_PAIRS = 12
 
 
 def compare(
@@ -123,3 +126,34 @@ def _mean_p(values: NDArray[np.float64]) -> float:
     if spread == 0.0:  # every example moved the same way: as surprising as that many equal coin tosses
         return float(2.0 * 0.5**values.size)
     return float(2 * stdtr(values.size - 1, -abs(float(values.mean())) / spread * np.sqrt(values.size)))
+
+
+def mistakes(
+    logits: Mapping[str, list[metrics.Floats]], truth: metrics.Ints, classes: Sequence[str], names: Sequence[str]
+) -> dict[str, Any]:
+    """Row-normalised confusions averaged over seeds, and the pairs that the headline student mixes up most."""
+    unique = list(dict.fromkeys(names))
+    rates: dict[str, NDArray[np.float64]] = {}
+    support = np.bincount(truth, minlength=len(classes))
+    for name in unique:
+        counts = np.mean([metrics.confusion(one, truth) for one in logits[name]], axis=0)
+        rates[name] = counts / np.maximum(support, 1)[:, None]
+    mistakes = rates[unique[-1]] * support[:, None]
+    np.fill_diagonal(mistakes, 0.0)
+    order = np.argsort(-mistakes, axis=None, kind="stable")[:_MOST_PAIRS].tolist()
+    places = [divmod(index, len(classes)) for index in order if mistakes.flat[index] > 0]
+    small = len(classes) <= MOST_MATRIX_CLASSES
+    return {
+        "models": unique,
+        "rates": {name: rate.round(6).tolist() for name, rate in rates.items()} if small else None,
+        "difference": (rates[unique[-1]] - rates[unique[-2]]).round(6).tolist() if small and len(unique) == 3 else None,
+        "pairs": [
+            {
+                "true": classes[i],
+                "predicted": classes[j],
+                "n": int(support[i]),
+                "rates": {name: float(rate[i, j]) for name, rate in rates.items()},
+            }
+            for i, j in places
+        ],
+    }

@@ -47,7 +47,8 @@ def _models(report: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         )
     if not any(model["role"] == "distilled" for model in report["models"]):
         yield "no-distilled", "No arm listened to the teacher, so this run distilled nothing."
-    if report["summary"]["parameter_ratio"] <= 1:
+    ratio = report["summary"]["parameter_ratio"]
+    if ratio is not None and ratio <= 1:
         yield "not-smaller", "The student has no fewer parameters than the teacher."
 
 

@@ -10,8 +10,9 @@ seeds, method}, whose ends are null where one run tells nothing about the spread
     data            {name, task, fingerprint, test_sha256, test_looks, shared_examples, majority_share,
                      totals {split: n}, counts [{class, <split>: n}]}
     models          teacher first, then arms in recipe order: {name, role: teacher|baseline|distilled|other, describes,
-                     seeds, metrics {metric: E over seeds}, accuracy_items E, retained E, parameters, file_bytes,
-                     parameter_ratio, size_ratio, latency [{batch, p50_ms, ci_low_ms, ci_high_ms, p90_ms, n, threads,
+                     seeds, metrics {metric: E over seeds}, accuracy_items E, retained E|null, parameters, file_bytes,
+                     parameter_ratio, size_ratio (null where either side is unknown, that is 0),
+                     latency [{batch, p50_ms, ci_low_ms, ci_high_ms, p90_ms, n, threads,
                      speed_ratio}], runs [{name, seed, metrics, parameters, file_bytes, sha256, kept_epoch}]}
     comparisons     one per distilled arm against the baseline: {name, against, basis: seeds|examples,
                      decision: gain|none|worse, difference E (the one that decides), by_seed E|null, by_example E,
@@ -29,7 +30,6 @@ seeds, method}, whose ends are null where one run tells nothing about the spread
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -39,7 +39,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from tutelage.errors import InputError
 from tutelage.evaluation import metrics
-from tutelage.evaluation.comparison import adjust, by_class, compare
+from tutelage.evaluation.comparison import adjust, by_class, compare, mistakes
+from tutelage.evaluation.curves import bands, clean
 from tutelage.evaluation.flags import red_flags
 from tutelage.evaluation.significance import over_seeds, wilson
 
@@ -47,8 +48,7 @@ if TYPE_CHECKING:  # its module needs torch, and judging does not
     from tutelage.evaluation.cost import Latency
 
 FORMAT = "tutelage-report-1"
-MOST_MATRIX_CLASSES = 20
-_MOST_PAIRS, _MOST_IDS = 12, 50
+_MOST_IDS = 50
 
 METHODS = {
     "accuracy": "share of test examples whose top class is the label",
@@ -64,7 +64,10 @@ METHODS = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Judged:
-    """One model as it was judged: what the file on disk answered on the test part, and what that file is."""
+    """One model as it was judged: what the file on disk answered on the test part, and what that file is.
+
+    A teacher that is no file of ours has 0 parameters, 0 bytes and no sum: they are unknown, and so are their ratios.
+    """
 
     logits: ArrayLike  # (N, C), rows in the order of the labels
     parameters: int
@@ -144,63 +147,43 @@ def scorecard(
     Args:
         labels: (N,) class numbers of the test examples.
         ids: (N,) their content ids.
-        classes: class names.
-        teacher: the teacher's answers on the same examples.
+        teacher: judged on the same examples.
         arms: in the order of the recipe. The first one that listens to the teacher gets the headline; choosing the
             best one here would be choosing on the test part.
-        data: facts about the examples.
-        run: facts about the run.
         latency: model or arm name -> times by batch size, as `cost.latency` gives them.
         warnings: sentences the run wants read.
         baseline: name of the arm that learned without the teacher.
         teacher_val_accuracy: for the reference line in the curves.
-        resamples: of the bootstrap.
 
     Raises:
         InputError: arms without students, repeated names or seeds, or answers that do not fit the labels.
     """
     _check(arms)
     truth = metrics.as_labels(labels, len(classes))
-    logits = {"teacher": [metrics.as_logits(teacher.logits, truth.size)]}
-    logits |= {arm.name: [metrics.as_logits(student.logits, truth.size) for student in arm.students] for arm in arms}
+    logits = _answers({"teacher": [teacher]} | {arm.name: arm.students for arm in arms}, truth, len(classes))
     right = {name: [metrics.predictions(one) == truth for one in several] for name, several in logits.items()}
+    share = {name: np.asarray(np.mean(several, axis=0), dtype=np.float64) for name, several in right.items()}
     known = baseline if any(arm.name == baseline for arm in arms) else None
     headline = next((arm.name for arm in arms if arm.distilled), arms[0].name)
-    models = [_model("teacher", "teacher", "", [teacher], logits, truth)]
-    models += [_model(arm.name, _role(arm, known), arm.describes, arm.students, logits, truth) for arm in arms]
-    models = [_relative(model, models[0], (latency or {})) for model in models]
-    share = {name: np.asarray(np.mean(several, axis=0), dtype=np.float64) for name, several in right.items()}
-    rows = by_class(classes, truth, share, headline=headline, baseline=known if known != headline else None)
-    by_seed = {arm.name: dict(zip(_seeds(arm), right[arm.name], strict=True)) for arm in arms}
+    compared = known if known != headline else None
     report: dict[str, Any] = {
         "format": FORMAT,
-        "recipe": {"name": run.recipe_name, "text": run.recipe_text},
-        "command": run.command,
-        "load_snippet": run.load_snippet,
-        "versions": dict(run.versions),
-        "wall_seconds": run.wall_seconds,
-        "deterministic": run.deterministic,
+        **_run(run),
         "seeds": sorted({seed for arm in arms for seed in _seeds(arm)}),
         "classes": list(classes),
         "baseline": known,
         "headline": headline,
         "data": _data(data, classes, truth),
-        "models": models,
-        "comparisons": adjust(
-            [
-                compare(arm.name, by_seed[arm.name], known, by_seed[known], truth, resamples=resamples)
-                for arm in arms
-                if known is not None and arm.distilled and arm.name != known
-            ]
-        ),
-        "per_class": rows,
-        "confusion": _confusion(logits, truth, classes, [name for name in ("teacher", known, headline) if name]),
+        "models": _models(teacher, arms, known, logits, truth, latency or {}),
+        "comparisons": _comparisons(arms, known, right, truth, resamples),
+        "per_class": by_class(classes, truth, share, headline=headline, baseline=compared),
+        "confusion": mistakes(logits, truth, classes, [name for name in ("teacher", known, headline) if name]),
         "teacher_val_accuracy": teacher_val_accuracy,
-        "curves": _bands(arms),
-        "training": {arm.name: {str(s.seed): [_clean(r) for r in s.curve] for s in arm.students} for arm in arms},
+        "curves": bands({arm.name: [student.curve for student in arm.students] for arm in arms}),
+        "training": {arm.name: {str(s.seed): [clean(r) for r in s.curve] for s in arm.students} for arm in arms},
         "methods": METHODS,
     }
-    report["summary"] = _summary(report, share, np.asarray(ids))
+    report["summary"] = _summary(report, share, _ids(ids, truth))
     report["warnings"] = red_flags(report, warnings)
     return report
 
@@ -224,6 +207,66 @@ def _check(arms: Sequence[Arm]) -> None:
 
 def _seeds(arm: Arm) -> list[int]:
     return [student.seed for student in arm.students if student.seed is not None]
+
+
+def _answers(
+    judged: Mapping[str, Sequence[Judged]], truth: metrics.Ints, classes: int
+) -> dict[str, list[metrics.Floats]]:
+    """Everybody's logits, checked against the labels and the classes."""
+    found = {name: [metrics.as_logits(one.logits, truth.size) for one in several] for name, several in judged.items()}
+    for name, several in found.items():
+        if any(one.shape[1] != classes for one in several):
+            widths = sorted({one.shape[1] for one in several})
+            raise InputError(f"`{name}` answers other classes", given=f"{widths} logits", expected=f"{classes} logits")
+    return found
+
+
+def _ids(ids: ArrayLike, truth: metrics.Ints) -> metrics.Ints:
+    array = np.asarray(ids)
+    if array.shape != truth.shape:
+        raise InputError("every test example needs its id", given=array.shape, expected=str(truth.shape))
+    return array.astype(np.int64)
+
+
+def _run(run: RunFacts) -> dict[str, Any]:
+    return {
+        "recipe": {"name": run.recipe_name, "text": run.recipe_text},
+        "command": run.command,
+        "load_snippet": run.load_snippet,
+        "versions": dict(run.versions),
+        "wall_seconds": run.wall_seconds,
+        "deterministic": run.deterministic,
+    }
+
+
+def _models(
+    teacher: Judged,
+    arms: Sequence[Arm],
+    baseline: str | None,
+    logits: Mapping[str, list[metrics.Floats]],
+    truth: metrics.Ints,
+    latency: Mapping[str, Sequence[Latency]],
+) -> list[dict[str, Any]]:
+    models = [_model("teacher", "teacher", "", [teacher], logits, truth)]
+    models += [_model(arm.name, _role(arm, baseline), arm.describes, arm.students, logits, truth) for arm in arms]
+    return [_relative(model, models[0], latency) for model in models]
+
+
+def _comparisons(
+    arms: Sequence[Arm],
+    baseline: str | None,
+    right: Mapping[str, Sequence[NDArray[np.bool_]]],
+    truth: metrics.Ints,
+    resamples: int,
+) -> list[dict[str, Any]]:
+    """Every student that listened to the teacher against the one that did not."""
+    if baseline is None:
+        return []
+    by_seed = {arm.name: dict(zip(_seeds(arm), right[arm.name], strict=True)) for arm in arms}
+    students = [arm.name for arm in arms if arm.distilled and arm.name != baseline]
+    return adjust(
+        [compare(name, by_seed[name], baseline, by_seed[baseline], truth, resamples=resamples) for name in students]
+    )
 
 
 def _role(arm: Arm, baseline: str | None) -> str:
@@ -274,8 +317,10 @@ def _relative(
         times.append({**item.to_json(), "speed_ratio": None if base is None else base / item.p50_ms})
     return {
         **model,
-        "parameter_ratio": teacher["parameters"] / max(1, model["parameters"]),
-        "size_ratio": teacher["file_bytes"] / max(1, model["file_bytes"]),
+        **{
+            ratio: teacher[key] / model[key] if teacher[key] and model[key] else None
+            for ratio, key in (("parameter_ratio", "parameters"), ("size_ratio", "file_bytes"))
+        },
         "latency": times,
     }
 
@@ -294,63 +339,6 @@ def _data(data: DataFacts, classes: Sequence[str], truth: metrics.Ints) -> dict[
     ]
     facts["majority_share"] = float(np.bincount(truth).max() / truth.size)
     return facts
-
-
-def _confusion(
-    logits: Mapping[str, list[metrics.Floats]], truth: metrics.Ints, classes: Sequence[str], names: Sequence[str]
-) -> dict[str, Any]:
-    """Row-normalised confusions averaged over seeds, and the pairs that the headline student mixes up most."""
-    unique = list(dict.fromkeys(names))
-    rates: dict[str, NDArray[np.float64]] = {}
-    support = np.bincount(truth, minlength=len(classes))
-    for name in unique:
-        counts = np.mean([metrics.confusion(one, truth) for one in logits[name]], axis=0)
-        rates[name] = counts / np.maximum(support, 1)[:, None]
-    mistakes = rates[unique[-1]] * support[:, None]
-    np.fill_diagonal(mistakes, 0.0)
-    order = np.argsort(-mistakes, axis=None, kind="stable")[:_MOST_PAIRS].tolist()
-    places = [divmod(index, len(classes)) for index in order if mistakes.flat[index] > 0]
-    small = len(classes) <= MOST_MATRIX_CLASSES
-    return {
-        "models": unique,
-        "rates": {name: rate.round(6).tolist() for name, rate in rates.items()} if small else None,
-        "difference": (rates[unique[-1]] - rates[unique[-2]]).round(6).tolist() if small and len(unique) == 3 else None,
-        "pairs": [
-            {
-                "true": classes[i],
-                "predicted": classes[j],
-                "n": int(support[i]),
-                "rates": {name: float(rate[i, j]) for name, rate in rates.items()},
-            }
-            for i, j in places
-        ],
-    }
-
-
-def _clean(record: Mapping[str, float | None]) -> dict[str, float | None]:
-    """A training record without the numbers that JSON cannot hold."""
-    return {key: value if value is None or math.isfinite(value) else None for key, value in record.items()}
-
-
-def _bands(arms: Sequence[Arm]) -> dict[str, dict[str, list[dict[str, float]]]]:
-    """Mean, least and greatest value over seeds at every epoch, for every number that the training log has."""
-    found: dict[str, dict[str, dict[int, list[float]]]] = {}
-    for arm in arms:
-        for record in (_clean(record) for student in arm.students for record in student.curve):
-            for key, value in record.items():
-                if key != "epoch" and value is not None:
-                    epochs = found.setdefault(key, {}).setdefault(arm.name, {})
-                    epochs.setdefault(int(record["epoch"] or 0), []).append(float(value))
-    return {
-        key: {
-            name: [
-                {"epoch": epoch, "mean": float(np.mean(v)), "low": min(v), "high": max(v), "seeds": len(v)}
-                for epoch, v in sorted(epochs.items())
-            ]
-            for name, epochs in by_arm.items()
-        }
-        for key, by_arm in found.items()
-    }
 
 
 def _summary(

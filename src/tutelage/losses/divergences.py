@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tutelage.errors import InputError
@@ -226,7 +227,7 @@ def skewed_reverse(
 
 def _divergence(log_a: Tensor, log_b: Tensor) -> Tensor:
     """KL(a ‖ b) of each row, in log space: a probability that underflows to 0 still has a finite logarithm."""
-    return (log_a.exp() * (log_a - log_b)).sum(-1)
+    return F.kl_div(log_b, log_a, reduction="none", log_target=True).sum(-1)
 
 
 def _mixture(log_a: Tensor, log_b: Tensor, share: float) -> Tensor:

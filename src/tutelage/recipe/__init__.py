@@ -4,6 +4,7 @@ Importing this room imports no torch, so that a mistyped key is told at once.
 """
 
 from tutelage.recipe.loading import builtin_recipes, from_mapping, from_text, load, train_settings
+from tutelage.recipe.moving import ScheduleSpec
 from tutelage.recipe.overrides import apply_overrides
 from tutelage.recipe.problems import check_names
 from tutelage.recipe.reader import Tree
@@ -13,7 +14,6 @@ from tutelage.recipe.schema import (
     Data,
     Recipe,
     Report,
-    ScheduleSpec,
     Stop,
     Student,
     Teacher,

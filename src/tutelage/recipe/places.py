@@ -70,8 +70,6 @@ class Places:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Places)
 
-    __hash__ = None  # type: ignore[assignment]
-
 
 def dotted(keys: Keys) -> str:
     """`("arms", "distilled", 0)` -> `arms.distilled.0`, the spelling that `--set` takes."""

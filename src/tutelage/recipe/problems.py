@@ -14,10 +14,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from tutelage.errors import InputError, Problem, nearest
+from tutelage.recipe.moving import NUMBER, SCHEDULE
 from tutelage.recipe.places import Keys, Located, Places, dotted
 from tutelage.recipe.reader import Tree
 from tutelage.recipe.scalars import show
-from tutelage.recipe.schema import NUMBER, SCHEDULE, Recipe
+from tutelage.recipe.schema import Recipe
 
 MOST_SHOWN = 20
 
@@ -170,7 +171,7 @@ def _fix(node: Node, given: object) -> str | None:
     required = node.get("required", ())
     if len(required) == 1 and isinstance(given, str):
         return f"write {{{required[0]}: {given}}}" if len(given) <= 60 else None
-    if node.get("type") == "array" and type(given) in (int, float):
+    if "items" in node and type(given) in (int, float):
         return f"write [{given}]"
     return None
 

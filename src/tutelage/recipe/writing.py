@@ -25,7 +25,9 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-    style = None if resolve(value) == value and value != "<<" else "'"
+    reads_back = resolve(value) == value and value != "<<"
+    # Line breaks of every kind survive only as escapes, which need double quotes.
+    style = '"' if not value.isprintable() else None if reads_back else "'"
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
 
@@ -81,5 +83,5 @@ def _children(value: Any) -> dict[Any, Any]:
 def _shown(value: object) -> str:
     if value is _ABSENT:
         return "(absent)"
-    text = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, allow_unicode=True, width=10_000)
+    text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, default_flow_style=True, allow_unicode=True, width=10_000)
     return text.removesuffix("...\n").strip()

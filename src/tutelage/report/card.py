@@ -71,7 +71,7 @@ def _table(report: Report) -> str:
         found = model["metrics"]
         row = [_cell(model["name"]), *(numbers.spread(found[key]) for key in ("accuracy", "macro_recall"))]
         row += [f"{found['nll']['value']:.3f}", f"{found['ece']['value'] * 100:.1f}"]
-        row += [numbers.count(model["parameters"]), numbers.size(model["file_bytes"])]
+        row += [numbers.count(model["parameters"] or None), numbers.size(model["file_bytes"] or None)]
         if times:
             row.append(numbers.milliseconds(model["latency"][0]["p50_ms"] if model["latency"] else None))
         rows.append(row)

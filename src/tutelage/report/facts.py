@@ -53,8 +53,8 @@ def files(report: Report) -> Safe:
     body = [
         [
             model["name"] if run["seed"] is None else f"{model['name']}, seed {run['seed']}",
-            f"{run['file_bytes']:,}",
-            tag("td", run["sha256"], class_="text code"),
+            numbers.count(run["file_bytes"] or None),
+            tag("td", run["sha256"] or numbers.MISSING, class_="text code"),
         ]
         for model in report["models"]
         for run in model["runs"]

@@ -84,14 +84,16 @@ def _tiles(report: Report, tone: str) -> Safe:
     if gain is not None:
         value = numbers.points(gain["difference"]["value"], numbers.decimals(gain["difference"]))
         tiles.append(("from distillation itself", value, _within(numbers.points_interval(gain["difference"]), "pp")))
-    ratio = numbers.against(summary["size_ratio"], "smaller", "larger", "same size").split(" ")
     models = {model["name"]: model for model in report["models"]}
-    size = [numbers.size(models[name]["file_bytes"]) for name in ("teacher", report["headline"])]
-    tiles.append((f"{ratio[1]} file", ratio[0], f"{size[0]} → {size[1]}"))
+    if summary["size_ratio"] is not None:
+        size = [numbers.size(models[name]["file_bytes"]) for name in ("teacher", report["headline"])]
+        ratio, word = _ratio(summary["size_ratio"], "smaller file", "larger file", "file size")
+        tiles.append((word, ratio, " → ".join(size)))
     if summary["speed_ratio"] is not None:
-        speed = numbers.against(summary["speed_ratio"], "faster", "slower", "as fast").split(" ")
         pair = [numbers.milliseconds(models[name]["latency"][0]["p50_ms"]) for name in ("teacher", report["headline"])]
-        tiles.append((f"{speed[1]}, one at a time", speed[0], f"{pair[0]} → {pair[1]}"))
+        ratio, word = _ratio(summary["speed_ratio"], "faster", "slower", "speed")
+        batch = models[report["headline"]]["latency"][0]["batch"]
+        tiles.append((f"{word}, batch {batch}", ratio, " → ".join(pair)))
     return tag(
         "dl",
         [
@@ -106,6 +108,13 @@ def _tiles(report: Report, tone: str) -> Safe:
         ],
         class_="tiles",
     )
+
+
+def _ratio(ratio: float, more: str, less: str, noun: str) -> tuple[str, str]:
+    """The number and the word of a tile: `9.1×` and `smaller file`."""
+    if 0.95 < ratio < 1.05:
+        return "same", noun
+    return (numbers.times(ratio), more) if ratio > 1 else (numbers.times(1 / ratio), less)
 
 
 def _within(interval: str, unit: str) -> str:

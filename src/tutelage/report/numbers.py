@@ -104,8 +104,10 @@ def p_value(p: float | None) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
 
 
-def count(number: float) -> str:
+def count(number: float | None) -> str:
     """`1234567` -> `1,234,567`; a mean of counts keeps one digit."""
+    if number is None:
+        return MISSING
     return f"{number:,.0f}" if float(number).is_integer() else f"{number:,.1f}"
 
 
@@ -123,6 +125,6 @@ def plural(number: int, word: str) -> str:
     return f"{number:,} {word}" if number == 1 else f"{number:,} {word}{'es' if word.endswith('s') else 's'}"
 
 
-def size(byte_count: float) -> str:
+def size(byte_count: float | None) -> str:
     """`1536` -> `1.5 KiB`."""
-    return human_bytes(byte_count)
+    return MISSING if byte_count is None else human_bytes(byte_count)

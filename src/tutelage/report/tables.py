@@ -141,22 +141,25 @@ def _cost(report: Report) -> list[Row]:
 
 
 def _parameters(model: Report) -> Safe:
-    return _stacked(numbers.count(model["parameters"]), _fewer(model, "parameter_ratio", "fewer", "more"))
+    return _stacked(numbers.count(model["parameters"] or None), _fewer(model, "parameter_ratio", "fewer", "more"))
 
 
 def _file(model: Report) -> Safe:
-    return _stacked(numbers.size(model["file_bytes"]), _fewer(model, "size_ratio", "smaller", "larger"))
+    return _stacked(numbers.size(model["file_bytes"] or None), _fewer(model, "size_ratio", "smaller", "larger"))
 
 
 def _fewer(model: Report, key: str, more: str, less: str) -> str:
-    return "" if model["role"] == "teacher" else numbers.against(model[key], more, less, "the same")
+    if model["role"] == "teacher" or model[key] is None:
+        return ""
+    return numbers.against(model[key], more, less, "the same")
 
 
 def _latency(model: Report, batch: int) -> Safe:
     item = next((item for item in model["latency"] if item["batch"] == batch), None)
     if item is None:
         return _stacked(numbers.MISSING)
-    ratio = "" if model["role"] == "teacher" else numbers.against(item["speed_ratio"], "faster", "slower", "as fast")
+    known = model["role"] != "teacher" and item["speed_ratio"] is not None
+    ratio = numbers.against(item["speed_ratio"], "faster", "slower", "as fast") if known else ""
     edges = f"{numbers.significant(item['ci_low_ms'])}…{numbers.significant(item['ci_high_ms'])}"
     tail = f"p90 {numbers.milliseconds(item['p90_ms'])}"
     return _stacked(numbers.milliseconds(item["p50_ms"]), ratio, edges, tail)

@@ -58,7 +58,9 @@ def cost_sentence(report: Mapping[str, Any]) -> str:
     else:
         verb = "keeps" if summary["retained"]["value"] < 1 else "reaches"
         kept = f"{name} {verb} {numbers.percent(summary['retained']['value'])} of the teacher's accuracy {figures}"
-    parts = [kept, numbers.against(summary["size_ratio"], "smaller", "larger", "about the same size")]
+    parts = [kept]
+    if summary["size_ratio"] is not None:
+        parts.append(numbers.against(summary["size_ratio"], "smaller", "larger", "about the same size"))
     if summary["speed_ratio"] is not None:
         threads = numbers.plural(student["latency"][0]["threads"], "thread")
         speed = numbers.against(summary["speed_ratio"], "faster", "slower", "about as fast")

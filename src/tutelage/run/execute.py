@@ -150,6 +150,9 @@ def _introduce(job: Job, shop: Workshop, teacher: TeacherInHand) -> None:
     """Say what is about to happen, with sizes."""
     with torch.random.fork_rng():
         student = job.student()
+    for model in (teacher.module, student):
+        for notice in getattr(model, "notices", ()):
+            shop.folder.tell(notice)
     size = f"{parameters(teacher.module):,} parameters" if teacher.module is not None else "no module"
     shop.folder.tell(f"teacher {size}, student {parameters(student):,} parameters")
     for name, objective in job.arms.items():

@@ -82,14 +82,14 @@ def job_of_recipe(recipe: Recipe, *, trust: bool) -> Job:
     mean, std = statistics(splits.train)
     classes = len(splits.train.classes)
 
-    def builder(spec: ModelSpec) -> Callable[[], nn.Module]:
+    def builder(spec: ModelSpec, role: str) -> Callable[[], nn.Module]:
         shape = splits.train.shape
-        return lambda: build(spec, input_shape=shape, classes=classes, mean=mean, std=std, trust=trust)
+        return lambda: build(spec, input_shape=shape, classes=classes, mean=mean, std=std, trust=trust, role=role)
 
     student = ModelSpec(recipe.student.model, recipe.student.args, None)
     teacher = ModelSpec(recipe.teacher.model, recipe.teacher.args, None)
     plan = TeacherPlan(
-        build=builder(teacher),
+        build=builder(teacher, "teacher"),
         weights=Path(recipe.teacher.weights) if recipe.teacher.weights else None,
         train=recipe.teacher.train,
         seed=recipe.teacher.seed,
@@ -102,7 +102,7 @@ def job_of_recipe(recipe: Recipe, *, trust: bool) -> Job:
         splits=splits,
         views=views,
         teacher=plan,
-        student=builder(student),
+        student=builder(student, "student"),
         student_config={
             "model": recipe.student.model,
             "args": dict(recipe.student.args),

@@ -30,11 +30,12 @@ def save_student(path: Path, arm: Arm, config: Mapping[str, Any]) -> None:
     write_json(path.with_name("student.json"), facts)
 
 
-def load_student(folder: Path | str) -> nn.Module:
+def load_student(folder: Path | str, *, trust: bool = False) -> nn.Module:
     """Load a student that a run made, in eval mode: images in [0, 1] go in, logits come out.
 
     Args:
         folder: `<run>/students/<arm>/seed-<n>`.
+        trust: whether code that its recipe named may run to build it.
 
     Raises:
         ModelError: it was built by code of the caller, so only the caller can build it again.
@@ -56,6 +57,7 @@ def load_student(folder: Path | str) -> nn.Module:
         classes=len(facts["classes"]),
         mean=facts["mean"],
         std=facts["std"],
+        trust=trust,
     )
     load_weights(model, folder / "student.safetensors")
     return model.eval()
