@@ -1,9 +1,9 @@
 """One step of tutelage against the same step written by hand: the whole loop, with everything that listens to it.
 
-Both sides train the same student on the same batches with the same fused optimizer, learning-rate schedule and loss; the
-hand-written loop does what a careful person would write, and no more: no checks, no progress, no checkpoints. Blocks of
-steps alternate in one process, in an order that changes, so that a drifting clock or a busy neighbour hits both; what is
-compared is CPU time, block by block.
+Both sides train the same student on the same batches with the same fused optimizer, learning-rate schedule and loss;
+the hand-written loop does what a careful person would write, and no more: no checks, no progress, no checkpoints.
+Blocks of steps alternate in one process, in an order that changes, so that a drifting clock or a busy neighbour hits
+both; what is compared is CPU time, block by block.
 
     python benchmarks/step.py [--rounds 15] [--steps 200] [--threads 1]
 """

@@ -286,7 +286,7 @@ def test_only_damaged_checkpoints_are_an_error(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, seconds=1e9)
     train(Cohort("c", 0, [arm()]), epochs=1, listeners=(checkpoints,))
     damaged(tmp_path / "step-0000005", "model.safetensors", "truncated")
-    with pytest.raises(Exception, match="every checkpoint in .* is damaged") as caught:
+    with pytest.raises(Exception, match=r"every checkpoint in .* is damaged") as caught:
         checkpoints.restore(Cohort("c", 0, [arm()]), device=torch.device("cpu"))
     assert caught.value.exit_code == 5  # type: ignore[attr-defined]
 

@@ -90,6 +90,8 @@ def run(
     from tutelage.run import run_recipe
 
     result = run_recipe(parsed, folder, trust=trust, overwrite=overwrite, quiet=quiet, command=_command())
+    if not result.report:
+        return  # one of several processes, and not the one that reports
     if as_json:
         click.echo(json.dumps(result.to_json(), indent=2, ensure_ascii=False))
     else:

@@ -1,8 +1,10 @@
 """Examples with identities, from wherever they come; splits, batches, and views that can be replayed."""
 
+from tutelage.data.arrays import from_arrays
 from tutelage.data.batches import Batches, plain_batches
-from tutelage.data.examples import Examples, Splits, as_model_input, leaks, split, split_off
-from tutelage.data.sources import SOURCES, from_arrays, load
+from tutelage.data.examples import Examples, as_model_input
+from tutelage.data.sources import SOURCES, load
+from tutelage.data.splits import Splits, leaks, split, split_off
 from tutelage.data.views import Views, view_batch
 
 __all__ = [

@@ -64,14 +64,14 @@ class Batches:
         """The batches of an epoch, from step `start` on."""
         examples, views = self._examples, self._views
         order = self.order(epoch)
-        parts = order.split(self._sizes)[start:]
+        parts = torch.split(order, self._sizes)[start:]
         if views.random:
             for index in parts:
                 yield view_batch(examples, index, views, seed=self._seed, epoch=epoch)
             return
         # Everything that is small is put in order once, so that a step gathers nothing but its inputs.
-        ids = examples.ids.index_select(0, order).split(self._sizes)[start:]
-        targets = examples.targets.index_select(0, order).split(self._sizes)[start:]
+        ids = torch.split(examples.ids.index_select(0, order), self._sizes)[start:]
+        targets = torch.split(examples.targets.index_select(0, order), self._sizes)[start:]
         for index, own, target in zip(parts, ids, targets, strict=True):
             yield Batch(own, {"x": as_model_input(examples.inputs.index_select(0, index))}, target)
 

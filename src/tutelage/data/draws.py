@@ -61,7 +61,7 @@ def mix(*keys: int | NDArray[np.int64] | Words) -> Words:
         if isinstance(word, int) and isinstance(part, int):
             word = _finish_one(((word ^ part) + _STEP) & _MASK)
         else:
-            word = _finish(np.uint64(word) ^ part if isinstance(word, int) else word ^ np.uint64(part))
+            word = _finish(np.bitwise_xor(word, part, dtype=np.uint64))
     return np.asarray(word, dtype=np.uint64)
 
 

@@ -16,10 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tutelage.data.draws import Stream, mix
-from tutelage.errors import DataError, InputError
+from tutelage.errors import DataError
 
-__all__ = ["Examples", "Splits", "as_model_input", "leaks", "listed", "split", "split_off"]
+__all__ = ["Examples", "as_model_input", "listed"]
 
 # Standardised images stay well below this, bytes that were turned into floats lie well above.
 _UNSCALED = 16.0
@@ -93,94 +92,15 @@ class Examples:
         return Examples(self.inputs[index], self.targets[index], self.ids[index], self.classes, self.name)
 
 
-@final
-@dataclass(frozen=True, slots=True, eq=False)
-class Splits:
-    """What is learned from, what decides, and what is looked at once."""
-
-    train: Examples
-    val: Examples
-    test: Examples
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 over the three parts."""
-        parts = "".join(part.fingerprint for part in (self.train, self.val, self.test))
-        return hashlib.sha256(parts.encode()).hexdigest()
-
-
 def as_model_input(raw: Tensor) -> Tensor:
     """Bytes become numbers in [0, 1]; float32 stays as it is."""
     return raw.to(torch.float32).div_(255.0) if raw.dtype == torch.uint8 else raw
-
-
-def split(examples: Examples, *, val: float, test: float, seed: int = 0) -> Splits:
-    """Cut a set in three, class by class; examples of the same content stay together.
-
-    Every part gets at least one example of each class that has three. Which ones follows from (seed, id).
-
-    Raises:
-        InputError: the shares leave nothing to learn from.
-        DataError: there are fewer than three examples for a class, so that some part would have none.
-    """
-    if not (0.0 < val < 1.0 and 0.0 < test < 1.0 and val + test < 1.0):
-        raise InputError(
-            "the shares of validation and test leave no three parts",
-            given=f"val {val:g}, test {test:g}",
-            expected="two numbers above 0 whose sum is below 1",
-        )
-    rest, tested = _cut(examples, test, seed, Stream.TEST)
-    train, decided = _cut(rest, val / (1.0 - test), seed, Stream.VAL)
-    parts = {"training": train, "validation": decided, "test": tested}
-    for name, part in parts.items():
-        _refuse_missing_classes(name, part)
-    return Splits(train, decided, tested)
-
-
-def split_off(train: Examples, *, fraction: float, seed: int = 0) -> tuple[Examples, Examples]:
-    """Cut a part from the training part of a set whose other parts exist: (what stays, what was cut off).
-
-    Raises:
-        InputError: the fraction is not between 0 and 1.
-        DataError: one of the two would lack a class.
-    """
-    if not 0.0 < fraction < 1.0:
-        raise InputError("the share to split off is out of range", given=f"{fraction:g}", expected="between 0 and 1")
-    rest, cut = _cut(train, fraction, seed, Stream.VAL)
-    _refuse_missing_classes("training", rest)
-    _refuse_missing_classes("split-off", cut)
-    return rest, cut
-
-
-def leaks(splits: Splits) -> dict[str, int]:
-    """How many examples of validation and test also stand, by content, in an earlier part."""
-    train, val, test = (part.ids.numpy() for part in (splits.train, splits.val, splits.test))
-    return {
-        "val in train": int(np.isin(val, train).sum()),
-        "test in train": int(np.isin(test, train).sum()),
-        "test in val": int(np.isin(test, val).sum()),
-    }
 
 
 def listed(offenders: Sequence[object], *, most: int = 10, separator: str = ", ") -> str:
     """The first offenders by name, and how many there are in all."""
     shown = separator.join(map(str, offenders[:most]))
     return shown if len(offenders) <= most else f"{shown}{separator}… ({len(offenders):,} in all)"
-
-
-def _cut(examples: Examples, fraction: float, seed: int, stream: Stream) -> tuple[Examples, Examples]:
-    ids, targets = examples.ids.numpy(), examples.targets.numpy()
-    rank = mix(seed, stream, ids)
-    taken = np.zeros(len(ids), dtype=bool)
-    for label in range(len(examples.classes)):
-        rows = np.flatnonzero(targets == label)
-        # At least one on either side, however small the class.
-        count = min(max(round(len(rows) * fraction), 1), max(len(rows) - 1, 0))
-        taken[rows[np.argsort(rank[rows], kind="stable")[:count]]] = True
-    # A content that was taken once is taken everywhere: twins on both sides would be a leak.
-    taken = np.isin(ids, ids[taken])
-    stays, goes = (torch.from_numpy(np.flatnonzero(part)) for part in (~taken, taken))
-    return examples.take(stays), examples.take(goes)
 
 
 def _check_shapes(inputs: Tensor, targets: Tensor, name: str) -> None:
@@ -217,24 +137,11 @@ def _check_shapes(inputs: Tensor, targets: Tensor, name: str) -> None:
         raise DataError(f"inputs are {inputs.dtype}", where=name, expected="uint8 images or float32 features")
 
 
-def _refuse_missing_classes(part: str, examples: Examples) -> None:
-    counts = torch.bincount(examples.targets, minlength=len(examples.classes))
-    missing = [examples.classes[i] for i in (counts == 0).nonzero().flatten().tolist()]
-    if missing:
-        raise DataError(
-            f"the {part} part has no example of {len(missing)} of {len(counts)} classes",
-            where=examples.name,
-            given=listed(missing),
-            expected="three examples of different content for every class, one for each part",
-            fix="give more examples of them, or leave them out",
-        )
-
-
 def _content_ids(inputs: Tensor) -> NDArray[np.int64]:
     """63 bits of BLAKE2b over dtype, shape and bytes of every input."""
     rows = np.ascontiguousarray(inputs.numpy()).reshape(len(inputs), -1)
     width = rows.shape[1] * rows.itemsize
-    raw = memoryview(rows.view(np.uint8).reshape(-1))
+    raw = rows.view(np.uint8).reshape(-1).data
     # A copied hasher has read the head already, which costs half of hashing it anew for every row.
     head = hashlib.blake2b(f"{inputs.dtype} {tuple(inputs.shape[1:])} ".encode(), digest_size=8)
     digests = bytearray()
@@ -247,10 +154,9 @@ def _content_ids(inputs: Tensor) -> NDArray[np.int64]:
 
 
 def _refuse_collisions(examples: Examples) -> None:
-    # Two contents with one id would mean wrong answers later: improbable (n² / 2⁶⁴), but neighbours are cheap to compare.
+    # Two contents with one id would mean wrong answers later: improbable (n² / 2⁶⁴), but cheap to rule out.
     twins = (examples.ids[1:] == examples.ids[:-1]).nonzero().flatten()
-    pairs = zip(twins.split(1024), (twins + 1).split(1024), strict=True)
-    if any(not torch.equal(examples.inputs[one], examples.inputs[two]) for one, two in pairs):
+    if not torch.equal(examples.inputs[twins], examples.inputs[twins + 1]):
         raise DataError(
             "two different examples have the same content id", where=examples.name, fix="remove one of the two"
         )

@@ -1,148 +1,172 @@
-"""Image folders: one folder of pictures for each class, with or without train/, val/ and test/ above them."""
+"""Image folders: one folder of images for each class, with or without train/, val/ and test/ above them."""
 
 from __future__ import annotations
 
 import re
-import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from tutelage.data.examples import Examples, Splits, leaks, split, split_off
+from tutelage.data.examples import Examples, listed
+from tutelage.data.images import SUFFIXES, printable, read_images, stack
+from tutelage.data.splits import Splits, assemble, check_shares
 from tutelage.errors import DataError
 
 __all__ = ["load_folder", "natural"]
 
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
-_MOST_PIXELS = 64_000_000
+_PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+# What file managers leave behind; nobody put it there.
+_LITTER = frozenset({"thumbs.db", "desktop.ini"})
+
+Files = dict[str, list[Path]]  # class -> its files
 
 
-def natural(name: str) -> list[tuple[int, int | str]]:
+def natural(name: str) -> tuple[list[tuple[int, int, str]], str]:
     """A key by which "2" comes before "10"."""
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", name) if part]
+    # Of two numbers without leading zeros the longer one is greater; this works for any length, as int() does not.
+    parts = (part.lstrip("0") if part.isdecimal() else part for part in re.split(r"(\d+)", name))
+    return [(place % 2, len(part) * (place % 2), part) for place, part in enumerate(parts)], name
 
 
-def load_folder(path: Path, *, val: float, test: float, seed: int, image_size: int | None) -> Splits:
+def load_folder(
+    path: Path,
+    *,
+    val: float,
+    test: float,
+    seed: int,
+    image_size: int | None = None,
+    channels: int | None = None,
+    allow_overlap: bool = False,
+) -> Splits:
     """Read an image folder into memory as bytes.
 
     Raises:
         DataError: what is wrong with it, with all offenders counted and the first ten named.
     """
+    check_shares(val, test)
+    parts = {name: _listing(folder) for name, folder in _parts(path).items()}
+    classes = _classes(path, parts)
+    _refuse_empty(path, parts)
+    files = [file for part in parts.values() for own in part.values() for file in own]
+    pixels = torch.from_numpy(stack(read_images(files, image_size=image_size), channels=channels))
+    sizes = [sum(map(len, part.values())) for part in parts.values()]
+    made = {
+        name: Examples.make(inputs, _labels(part, classes), classes, path.name)
+        for (name, part), inputs in zip(parts.items(), torch.split(pixels, sizes), strict=True)
+    }
+    return assemble(made, val=val, test=test, seed=seed, where=printable(path), allow_overlap=allow_overlap)
+
+
+def _parts(path: Path) -> dict[str, Path]:
+    """The folders that hold class folders, by part; a folder without parts is all "train"."""
     if not path.is_dir():
-        raise DataError(f"no folder {path}", where="data.path", expected="a folder with one sub-folder for each class")
-    if not (path / "train").is_dir():
-        return split(_read(path, None, image_size, path.name), val=val, test=test, seed=seed)
-    whole = _read(path / "train", None, image_size, path.name)
-    size = whole.shape[-1]
-    parts: dict[str, Examples] = {}
-    for name in ("val", "test"):
-        if (path / name).is_dir():
-            parts[name] = _read(path / name, whole, image_size or size, path.name)
-    train = whole
-    if "test" not in parts:
-        train, parts["test"] = split_off(train, fraction=test, seed=seed + 1)
-    if "val" not in parts:
-        train, parts["val"] = split_off(train, fraction=val, seed=seed)
-    splits = Splits(train, parts["val"], parts["test"])
-    found = {where: count for where, count in leaks(splits).items() if count}
-    if found:
+        what = "is not a folder" if path.exists() else "does not exist"
         raise DataError(
-            "the same pictures stand in two parts",
-            where=str(path),
-            given=", ".join(f"{count} of {where}" for where, count in found.items()),
-            fix="remove them from one of the two, or results will look better than they are",
+            f"{printable(path)} {what}",
+            where="data.path",
+            expected="a folder with one sub-folder of images for each class",
         )
-    return splits
-
-
-def _read(path: Path, like: Examples | None, image_size: int | None, name: str) -> Examples:
-    folders = sorted((p for p in path.iterdir() if p.is_dir() and p.name[0] != "."), key=lambda p: natural(p.name))
-    classes = [folder.name for folder in folders]
-    if like is not None and set(classes) != set(like.classes):
+    folders = _folders(path)
+    train = next((folder for folder in folders if folder.name == "train"), None)
+    # A class may be called "train"; it then holds images, while a training part holds folders.
+    if train is None or not _folders(train):
+        return {"train": path}
+    unknown = [printable(Path(folder.name)) for folder in folders if folder.name not in _PARTS]
+    named = [_PARTS[folder.name] for folder in folders if folder.name in _PARTS]
+    if unknown or len(set(named)) < len(named):
         raise DataError(
-            f"{path} has other classes than the training part",
-            given=f"only here: {', '.join(sorted(set(classes) - set(like.classes))) or 'none'}",
-            expected=f"missing here: {', '.join(sorted(set(like.classes) - set(classes))) or 'none'}",
-            fix="give every part one folder for each class, by the same names",
+            f"{printable(path)} has folders beside train/ whose part is not clear",
+            given=listed(unknown) or ", ".join(folder.name for folder in folders),
+            expected="train/, and perhaps val/ and test/",
+            fix="rename or move them",
         )
-    if len(classes) < 2:
-        raise DataError(
-            f"{path} holds {'one class' if classes else 'no class folders'}",
-            given=", ".join(classes) or "no folders",
-            expected="at least two folders of pictures, one for each class",
+    return {_PARTS[folder.name]: folder for folder in folders}
+
+
+def _folders(path: Path) -> list[Path]:
+    try:
+        return sorted(
+            (p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")), key=lambda p: natural(p.name)
         )
-    files = [(file, label) for label, folder in enumerate(folders) for file in _pictures(folder)]
-    empty = [classes[i] for i in range(len(classes)) if not any(label == i for _, label in files)]
-    if empty:
-        raise DataError(f"{len(empty)} class folder(s) in {path} hold no pictures", given=", ".join(empty[:10]))
-    images = _decode([file for file, _ in files], image_size, channels=None if like is None else like.shape[0])
-    labels = torch.tensor([label for _, label in files])
-    return Examples.make(torch.from_numpy(images), labels, classes, name)
+    except OSError as error:
+        raise DataError(f"cannot look into {printable(path)}: {error.strerror}", where="data.path") from error
 
 
-def _pictures(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES and not p.name.startswith("."))
-
-
-def _decode(files: Sequence[Path], image_size: int | None, channels: int | None) -> NDArray[np.uint8]:
-    """All pictures as (N, C, H, W): colour if any of them has colour, upright, of one size."""
+def _listing(part: Path) -> Files:
+    found: Files = {}
     faults: list[str] = []
-    images: list[Any] = []
-    for file in files:
+    for folder in _folders(part):
         try:
-            images.append(_open(file))
-        except Exception as error:
-            faults.append(f"{file}: {_cause(error)}")
+            entries = sorted(folder.iterdir())
+        except OSError as error:
+            faults.append(f"{printable(folder)}: cannot be looked into: {error.strerror}")
+            continue
+        found[folder.name] = [p for p in entries if not p.name.startswith(".") and p.name.lower() not in _LITTER]
+        for entry in found[folder.name]:
+            if entry.is_dir():
+                faults.append(f"{printable(entry)}: a folder within a class folder")
+            elif entry.suffix.lower() not in SUFFIXES:
+                faults.append(f"{printable(entry)}: the suffix of no image kind that is read")
     if faults:
         raise DataError(
-            f"{len(faults)} of {len(files)} pictures cannot be read",
-            given="\n            ".join(faults[:10] + (["…"] if len(faults) > 10 else [])),
-            fix="mend or remove these files",
+            f"{len(faults):,} things in {printable(part)} are no images",
+            given=listed(faults, separator="\n            "),
+            expected=f"files ending in {', '.join(sorted(SUFFIXES))}",
+            fix="move them elsewhere",
         )
-    colour = channels == 3 or (channels is None and any(image.mode not in ("L", "1", "I;16") for image in images))
-    sizes = {image.size for image in images}
-    if image_size is None and len(sizes) > 1:
-        shown = sorted(sizes)[:5]
+    return found
+
+
+def _classes(path: Path, parts: Mapping[str, Files]) -> list[str]:
+    classes = list(parts["train"])
+    if len(classes) < 2:
         raise DataError(
-            f"the pictures have {len(sizes)} different sizes",
-            given=", ".join(f"{w}×{h}" for w, h in shown) + (", …" if len(sizes) > 5 else ""),
-            fix="set data.image_size, for instance 32",
+            f"{printable(path)} holds {'a single class' if classes else 'no class folders'}",
+            given=f"only {printable(Path(classes[0]))}" if classes else None,
+            expected="at least two folders of images, each named as its class",
         )
-    arrays = []
-    for image in images:
-        converted = image.convert("RGB" if colour else "L")
-        if image_size is not None and converted.size != (image_size, image_size):
-            converted = converted.resize((image_size, image_size), resample=2)  # bilinear
-        array = np.asarray(converted, dtype=np.uint8)
-        arrays.append(array.transpose(2, 0, 1) if colour else array[None])
-    return np.stack(arrays)
+    differences = [
+        f"only in {name}: {_named(set(part) - set(classes))}; only in train: {_named(set(classes) - set(part))}"
+        for name, part in parts.items()
+        if set(part) != set(classes)
+    ]
+    if differences:
+        raise DataError(
+            f"the parts of {printable(path)} have different classes",
+            given="\n            ".join(differences),
+            fix="give every part one folder for each class, by the same names",
+        )
+    odd = [printable(Path(name)) for name in classes if not name.isprintable()]
+    if odd:
+        raise DataError(
+            f"{len(odd)} class folders have names that cannot be written",
+            given=listed(odd),
+            expected="UTF-8 without control characters",
+            fix="rename them",
+        )
+    return classes
 
 
-def _open(file: Path) -> Any:
-    from PIL import Image, ImageOps
-
-    with warnings.catch_warnings():
-        # A picture with a doubtful size or metadata is refused, not guessed at.
-        warnings.simplefilter("error")
-        with Image.open(file) as image:
-            if image.size[0] * image.size[1] > _MOST_PIXELS:
-                raise ValueError(f"{image.size[0]}×{image.size[1]} pixels are too many")
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode == "P" or "transparency" in upright.info:
-                upright = upright.convert("RGBA")
-            upright.load()
-            return upright
+def _named(names: set[str]) -> str:
+    return listed([printable(Path(name)) for name in sorted(names, key=natural)]) or "none"
 
 
-def _cause(error: Exception) -> str:
-    from PIL import UnidentifiedImageError
+def _refuse_empty(path: Path, parts: Mapping[str, Files]) -> None:
+    empty = [
+        name if len(parts) == 1 else f"{part}/{name}"
+        for part, classes in parts.items()
+        for name, files in classes.items()
+        if not files
+    ]
+    if empty:
+        raise DataError(
+            f"{len(empty):,} class folder{'s' * (len(empty) > 1)} in {printable(path)} hold no images",
+            given=listed(empty),
+            fix="add images, or remove the folders",
+        )
 
-    if isinstance(error, UnidentifiedImageError):
-        return "not a picture"
-    if isinstance(error, FileNotFoundError):
-        return "a link to nothing"
-    return str(error) or type(error).__name__
+
+def _labels(part: Files, classes: list[str]) -> torch.Tensor:
+    number = {name: label for label, name in enumerate(classes)}
+    return torch.tensor([number[name] for name, files in part.items() for _ in files])

@@ -214,7 +214,7 @@ def _mixed(examples: Examples, index: Tensor, views: Views, draw: _Draw) -> tupl
     partner = np.floor(draw(Stream.PARTNER) * len(examples)).astype(np.int64)
     both = torch.cat([index, torch.from_numpy(partner)])
     seen = _alone(examples, both, views, _Draw(draw.seed, draw.epoch, examples.ids.index_select(0, both).numpy()))
-    inputs, others = seen.split(len(index))
+    inputs, others = torch.split(seen, len(index))
     alpha = views.mixup or views.cutmix
     share = np.asarray(betaincinv(alpha, alpha, draw(Stream.SHARE)), dtype=np.float64)
     if views.mixup:
@@ -227,7 +227,8 @@ def _mixed(examples: Examples, index: Tensor, views: Views, draw: _Draw) -> tupl
         inputs = torch.where(covered, others, inputs)
         share = 1.0 - area  # what was really pasted, in whole pixels
     kept = _column(share, 2)
-    one, other = F.one_hot(examples.targets.index_select(0, both), len(examples.classes)).split(len(index))
+    labels = F.one_hot(examples.targets.index_select(0, both), len(examples.classes))
+    one, other = torch.split(labels, len(index))
     return inputs, one * kept + other * (1.0 - kept)
 
 

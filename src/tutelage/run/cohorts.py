@@ -87,7 +87,9 @@ def train_cohort(
     batches = Batches(job.splits.train, batch_size=train.batch_size, views=job.views, seed=seed)
     example = next(batches.epoch(0)).inputs["x"].to(shop.device.device)
     last = {"on": True, "off": False}.get(train.channels_last)
-    if last is None:
+    if last is None and shop.device.world > 1:
+        last = False  # processes must agree, and each would measure for itself
+    elif last is None:
         last = shop.channels_last(initial.to(shop.device.device), example, learns=True)
     made = [_arm(n, o, copy.deepcopy(initial), teacher, train, shop.device, last) for n, o in arms.items()]
     cohort = Cohort(name, seed, made, teacher)

@@ -23,7 +23,7 @@ from tutelage.run.job import Job, job_of_recipe
 from tutelage.run.judge import describe, judge
 from tutelage.run.students import save_student, student_file
 from tutelage.run.teacher import TeacherInHand, obtain_teacher
-from tutelage.training import StopSignals, make_device
+from tutelage.training import Device, StopSignals, make_device
 
 __all__ = ["Run", "execute", "run_recipe"]
 
@@ -94,24 +94,37 @@ def execute(
     job: Job, out: Path, *, differences: Callable[[str], list[str]], overwrite: bool, quiet: bool, command: str
 ) -> Run:
     """Run a job in a folder; see `run_recipe`."""
+    device = make_device(job.device, precision=job.train.precision, engine=job.train.engine)
+    if device.rank != 0:
+        # Of several processes the first keeps the folder; the others learn along and write nothing.
+        device.barrier()
+        follower = RunFolder.follow(out)
+        if follower.complete:
+            return Run(follower.path, {})
+        return _under_way(job, follower, device, quiet=True, command=command)
     with RunFolder.open(out, overwrite=overwrite, quiet=quiet) as folder:
         folder.begin(job.config, differences, _facts(job))
+        device.barrier()
         if folder.complete:
             folder.tell(f"already complete; to run it again, choose another --out or add --overwrite ({out})")
             return Run(folder.path, read_json(folder.path / "report.json"))
-        started = time.monotonic()
-        device = make_device(job.device, precision=job.train.precision, engine=job.train.engine)
-        before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-        with StopSignals(fix=f"the same command continues: {command}") as signals:
-            shop = Workshop(folder, device, signals, quiet)
-            try:
-                torch.use_deterministic_algorithms(job.train.deterministic)
-                return _run(job, shop, started, command)
-            finally:
-                torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-                # However it ends, the time it took counts; a killed process loses only what it did since its start.
-                folder.manifest["wall_seconds"] += time.monotonic() - started
-                folder.save()
+        return _under_way(job, folder, device, quiet=quiet, command=command)
+
+
+def _under_way(job: Job, folder: RunFolder, device: Device, *, quiet: bool, command: str) -> Run:
+    """Everything between the begin of a run and its end, however it ends."""
+    started = time.monotonic()
+    folder.manifest["processes"] = device.world
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    with StopSignals(fix=f"the same command continues: {command}") as signals:
+        try:
+            torch.use_deterministic_algorithms(job.train.deterministic)
+            return _run(job, Workshop(folder, device, signals, quiet), started, command)
+        finally:
+            torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+            # The time it took counts; a killed process loses only what it did since its start.
+            folder.manifest["wall_seconds"] = folder.manifest.get("wall_seconds", 0.0) + time.monotonic() - started
+            folder.save()
 
 
 def _run(job: Job, shop: Workshop, started: float, command: str) -> Run:

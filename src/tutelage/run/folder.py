@@ -34,12 +34,20 @@ _OURS = (
 
 @final
 class RunFolder:
-    """The folder of one run; use `RunFolder.open`."""
+    """The folder of one run; use `RunFolder.open`, or `follow` where another process keeps it."""
 
-    def __init__(self, path: Path, *, quiet: bool) -> None:
+    def __init__(self, path: Path, *, quiet: bool, keeps: bool = True) -> None:
         self.path = path
         self.manifest: dict[str, Any] = {}
         self._quiet = quiet
+        self._keeps = keeps
+
+    @staticmethod
+    def follow(path: Path) -> RunFolder:
+        """The folder as a process sees it that learns along and writes nothing."""
+        folder = RunFolder(path.expanduser().absolute(), quiet=True, keeps=False)
+        folder.manifest = read_json(folder.path / "manifest.json")
+        return folder
 
     @staticmethod
     @contextlib.contextmanager
@@ -76,6 +84,8 @@ class RunFolder:
 
     def tell(self, line: str) -> None:
         """Say a line to the person, and keep it in the log."""
+        if not self._keeps:
+            return
         self.path.mkdir(parents=True, exist_ok=True)
         now = datetime.datetime.now().astimezone().strftime("%H:%M:%S")
         with (self.path / "log.txt").open("a", encoding="utf-8") as file:
@@ -135,7 +145,8 @@ class RunFolder:
 
     def save(self) -> None:
         """Write the manifest."""
-        write_json(self.path / "manifest.json", self.manifest)
+        if self._keeps:
+            write_json(self.path / "manifest.json", self.manifest)
 
     def seal(self) -> None:
         """Say that the run is complete; the last thing a run writes."""

@@ -16,7 +16,7 @@ from tutelage.data import Splits, Views, from_arrays, load
 from tutelage.errors import InputError
 from tutelage.models import ModelSpec, build, state_digest
 from tutelage.objective import Loss, Objective, Term
-from tutelage.recipe import Train, train_settings
+from tutelage.recipe import RESUMABLE, Train, train_settings
 from tutelage.run.execute import Run, execute
 from tutelage.run.job import Job, TeacherPlan, statistics
 from tutelage.run.judge import describe
@@ -103,8 +103,10 @@ def distill(
     )  # fmt: skip
 
     def differences(before: str) -> list[str]:
-        old, new = before.splitlines(), text.splitlines()
-        return [f"{a.removeprefix('# ')} → {b.removeprefix('# ')}" for a, b in zip(old, new, strict=False) if a != b]
+        old, new = (dict(line.split(": ", 1) for line in said.splitlines()) for said in (before, text))
+        keys = [f"# {key}" for key in RESUMABLE]
+        changed = [key for key in {**old, **new} if key not in keys and old.get(key) != new.get(key)]
+        return [f"{key.removeprefix('# ')}: {old.get(key)} → {new.get(key)}" for key in changed]
 
     return execute(
         job, Path(out), differences=differences, overwrite=overwrite, quiet=quiet, command="tutelage.distill(…)"
