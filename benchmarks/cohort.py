@@ -13,9 +13,9 @@ import statistics
 import time
 from collections.abc import Sequence
 
-import step as by_step
 import torch
 
+import step as by_step
 from tutelage.data import Batches, Examples, Views
 from tutelage.distiller import Distiller
 from tutelage.losses import cross_entropy, decoupled, soft_target

@@ -1,7 +1,7 @@
 """Kills a run at random moments, and compares the students it ends with with those of an undisturbed run.
 
 Every lottery starts in an empty folder with an empty cache of teachers, so that the teacher's training is hit as well
-as the students', the judging and the report. The run is killed with SIGKILL at a moment drawn over its whole length, and
+as the students', the judging and the report. The run is killed with SIGKILL at a moment drawn over its length, and
 the same command is given again; its students must then have the very bytes of the straight run's.
 
     python benchmarks/kill.py [--kills 20] [--seed 0]

@@ -172,9 +172,8 @@ def main() -> None:
     random.seed(0)
     data = examples()
     small: dict[str, object] = {"width": 12, "depth": 2}
-    print(
-        f"student {parameter_count(model('cnn', **small)):,} parameters, batch {options.batch}, {options.threads} thread(s)"
-    )
+    size = parameter_count(model("cnn", **small))
+    print(f"student {size:,} parameters, batch {options.batch}, {options.threads} thread(s)")
     stored = torch.randn(len(data), CLASSES)
     compare(
         "cached logits",

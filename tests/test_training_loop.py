@@ -106,7 +106,8 @@ def test_events_come_in_the_order_that_the_docstring_draws() -> None:
     train(Cohort("c", 0, [arm()]), epochs=2, listeners=(diary,))
     steps = [f"step {n}/10" for n in range(1, 11)]
     assert diary.events == [
-        "start", "epoch 0", *steps[:5], "end of epoch 1, 1 rows", "epoch 1", *steps[5:], "end of epoch 2, 2 rows", "end",
+        "start", "epoch 0", *steps[:5], "end of epoch 1, 1 rows",
+        "epoch 1", *steps[5:], "end of epoch 2, 2 rows", "end",
     ]  # fmt: skip
 
 

@@ -83,6 +83,10 @@ def run_recipe(
     def differences(text: str) -> list[str]:
         return [line for line in diff(from_text(text), recipe) if line.split(":")[0] not in RESUMABLE]
 
+    earlier = Path(out) / "config.yaml"
+    if earlier.is_file() and not overwrite:
+        # Seeds that were drawn by chance are drawn once: a run that goes on keeps its own.
+        recipe = recipe.continuing(from_text(earlier.read_text(encoding="utf-8")))
     job = job_of_recipe(recipe, trust=trust)
     return execute(
         job, Path(out), differences=differences, overwrite=overwrite, quiet=quiet,

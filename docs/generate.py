@@ -1,0 +1,131 @@
+"""Writes the pages that are made from the code: methods, commands, recipes. A test compares them.
+
+python docs/generate.py
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tutelage import catalogue
+from tutelage.cli import cli
+from tutelage.recipe import json_schema
+
+HERE = Path(__file__).parent
+
+
+def methods() -> str:
+    """Every loss with its card."""
+    entries = catalogue.methods()
+    lines = [
+        "# Methods",
+        "",
+        "Made by `python docs/generate.py` from the losses themselves. Each is one line in a recipe; `tutelage methods",
+        "NAME` prints the same card. How to choose: start with `soft_target`; where the teacher is much larger or much",
+        "surer than the student can be, try `decoupled`, `dist` or `standardized`; keep what the report says helped.",
+        "",
+        "| loss | in one line |",
+        "|---|---|",
+        *[f"| [`{entry.name}`](#{entry.name}) | {entry.line} |" for entry in entries],
+    ]
+    for entry in entries:
+        parts = catalogue.headings(entry.text)
+        lines += ["", f"## {entry.name}", "", entry.line, ""]
+        lines += ["```", parts["Equation"], "```", "", " ".join(parts["Use"].split()), ""]
+        defaults = re.search(r"^Defaults: (.*)$", entry.text, re.MULTILINE)
+        lines += [f"Defaults: `{defaults.group(1) if defaults else 'none'}`.", ""]
+        lines += [f"Returns: {' '.join(parts['Returns'].split())}", ""]
+        lines += [f"Source: {' '.join(parts['Reference'].split('Reads:')[0].split())}"]
+    return "\n".join(lines) + "\n"
+
+
+def commands() -> str:
+    """Every command's help, as the terminal shows it."""
+    lines = ["# Commands", "", "Made by `python docs/generate.py` from the command line itself."]
+    context = click.Context(cli, info_name="tutelage", max_content_width=100, terminal_width=100)
+    lines += ["", "```", cli.get_help(context), "```"]
+    for name in cli.list_commands(context):
+        command = cli.commands[name]
+        inner = click.Context(command, info_name=name, parent=context, max_content_width=100, terminal_width=100)
+        lines += ["", f"## tutelage {name}", "", "```", command.get_help(inner), "```"]
+    return "\n".join(line.rstrip() for line in "\n".join(lines).splitlines()) + "\n"
+
+
+def recipes() -> str:
+    """Every key of a recipe, with its kind, its default and what it means."""
+    whole = json_schema()
+    lines = [
+        "# Recipes",
+        "",
+        "Made by `python docs/generate.py` from the schema. A recipe is a YAML file; every key that is not marked",
+        "*required* may be left out. `tutelage recipes NAME` prints a built-in one to start from, and `tutelage run RECIPE",
+        "--set train.epochs=3` changes one key. Unknown keys are refused, with the nearest name.",
+        "",
+    ]
+    order = ["Data", "ViewsSpec", "Teacher", "Student", "TermSpec", "Train", "Stop", "Report"]
+    order += ["Constant", "Linear", "Cosine", "WarmUp", "Piecewise"]
+    paths = {
+        "Data": "data",
+        "ViewsSpec": "data.views",
+        "Teacher": "teacher",
+        "Student": "student",
+        "TermSpec": "arms: the terms of an arm",
+        "Train": "train, and teacher.train",
+        "Stop": "train.stop",
+        "Report": "report",
+    }
+    sections = [("at the top", whole)] + [
+        (paths.get(name, f"a number that moves: {name}"), whole["$defs"][name]) for name in order
+    ]
+    for title, section in sections:
+        lines += [f"## {title}", "", " ".join(section.get("description", "").split()), ""]
+        lines += ["| key | kind | default | meaning |", "|---|---|---|---|"]
+        for key, about in section["properties"].items():
+            usual = json.dumps(about.get("default"))
+            default = "*required*" if key in section.get("required", ()) else f"`{usual}`"
+            if isinstance(about.get("default"), (dict, list)) and about["default"]:
+                default = "see below"
+            meaning = " ".join(about.get("description", "").split())
+            lines.append(f"| `{key}` | {kind(about)} | {default} | {meaning} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def kind(about: Mapping[str, Any]) -> str:
+    """The values that a key takes, in a few words."""
+    if "$ref" in about:
+        return about["$ref"].rsplit("/", 1)[-1].removesuffix("Spec").lower()
+    for several in ("anyOf", "oneOf"):
+        if several in about:
+            return " or ".join(dict.fromkeys(kind(one) for one in about[several]))
+    if "enum" in about:
+        return ", ".join(str(value) for value in about["enum"])
+    if "const" in about:
+        return f"`{about['const']}`"
+    bounds = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    limits = [f"{sign} {about[name]}" for name, sign in bounds.items() if name in about]
+    names = {
+        "object": "mapping",
+        "array": "list",
+        "integer": "whole number",
+        "string": "text",
+        "boolean": "true or false",
+    }
+    word = names.get(about.get("type", ""), about.get("type", "anything"))
+    return " ".join([word, ", ".join(limits)]).strip()
+
+
+PAGES = {"methods.md": methods, "commands.md": commands, "recipes.md": recipes}
+
+if __name__ == "__main__":
+    os.environ["NO_COLOR"] = "1"
+    for name, make in PAGES.items():
+        (HERE / name).write_text(make(), encoding="utf-8")
+        print(f"docs/{name}")
