@@ -65,8 +65,8 @@ def recipes() -> str:
         "# Recipes",
         "",
         "Made by `python docs/generate.py` from the schema. A recipe is a YAML file; every key that is not marked",
-        "*required* may be left out. `tutelage recipes NAME` prints a built-in one to start from, and `tutelage run RECIPE",
-        "--set train.epochs=3` changes one key. Unknown keys are refused, with the nearest name.",
+        "*required* may be left out. `tutelage recipes NAME` prints a built-in one to start from, and `tutelage run",
+        "RECIPE --set train.epochs=3` changes one key. Unknown keys are refused, with the nearest name.",
         "",
     ]
     order = ["Data", "ViewsSpec", "Teacher", "Student", "TermSpec", "Train", "Stop", "Report"]

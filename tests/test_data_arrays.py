@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tutelage.data import Splits, from_arrays, load
-from tutelage.errors import DamagedError, DataError, InputError, TutelageError
+from tutelage.errors import DamagedError, DataError, InputError
 
 RNG = np.random.default_rng(0)
 LABELS = np.arange(40) % 4
@@ -109,7 +109,7 @@ def test_given_classes_fix_the_order() -> None:
         (RNG.random((40, 7)), LABELS, {"classes": ["a", "b", "c", "a"]}, "more than once: a"),
         (RNG.random((40, 7)), LABELS, {"classes": list("abcde")}, "has no example of 1 of 5 classes"),
         (RNG.random((40, 7)), ["a", "b"] * 20, {"classes": ["a", "c"]}, "unknown classes .*\n  given     b"),
-        (RNG.random((40, 7)), LABELS.astype(float), {}, "dtype float64, shape .*y.astype"),
+        (RNG.random((40, 7)), LABELS.astype(float), {}, r"dtype float64, shape \(40,\)(.|\n)*y.astype"),
         (RNG.random((40, 7)), np.eye(40, dtype=int), {}, r"shape \(40, 40\)"),
         (RNG.random((40, 7)), LABELS[:, None], {}, "y.ravel"),
         (RNG.random((40, 7)), LABELS > 1, {}, "dtype bool"),
@@ -160,6 +160,9 @@ def test_a_file_is_the_same_set_as_the_arrays(tmp_path: Path, squeeze: bool) -> 
 def test_classes_in_the_file(tmp_path: Path) -> None:
     path = save(tmp_path / "set.npz", x=bytes_(40, 6, 5), y=LABELS, classes=np.array(["w", "x", "y", "z"]))
     assert read(path).train.classes == ("w", "x", "y", "z")
+    save(path, x=bytes_(40, 6, 5), y=LABELS, classes=np.arange(4))
+    with pytest.raises(DataError, match="classes are not a list of names"):
+        read(path)
 
 
 def test_parts_in_the_file(tmp_path: Path) -> None:
@@ -184,7 +187,7 @@ def test_images_are_scaled_on_request(tmp_path: Path) -> None:
 def test_shared_examples(tmp_path: Path) -> None:
     x = bytes_(40, 6, 5)
     path = save(tmp_path / "set.npz", x_train=x, y_train=LABELS, x_test=x[:12], y_test=LABELS[:12])
-    with pytest.raises(DataError, match="12 of test in train|of test in train, .* of test in val"):
+    with pytest.raises(DataError, match=r"[0-9]+ of test in (train|val)"):
         read(path)
     assert len(read(path, allow_overlap=True).test) == 12
 
@@ -233,7 +236,7 @@ def test_python_objects_are_not_even_looked_at(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds Python objects"):
         read(save(path, x=structured, y=LABELS))
     path.write_bytes(pickle.dumps(Canary(canary)))
-    with pytest.raises(DamagedError, match="is not a whole .npz file"):
+    with pytest.raises(DamagedError, match=r"is not a whole \.npz file"):
         read(path)
     assert not canary.exists()
 
@@ -275,7 +278,7 @@ def _member(path: Path, data: bytes, *, squeeze: bool = False) -> Path:
     ],
 )
 def test_members_that_are_not_what_they_say(tmp_path: Path, data: bytes) -> None:
-    with pytest.raises(DamagedError, match="is not a whole .npz file"):
+    with pytest.raises(DamagedError, match=r"is not a whole \.npz file"):
         read(_member(tmp_path / "set.npz", data))
 
 
@@ -307,8 +310,9 @@ def test_damage_anywhere_gives_the_set_or_an_error_in_words(tmp_path: Path, sque
         data[rng.integers(0, len(data))] ^= 1 << int(rng.integers(0, 8))
         path.write_bytes(data[: rng.integers(1, len(data))] if rng.random() < 0.3 else data)
         try:
-            assert read(path).fingerprint == sound
-        except TutelageError as error:
-            assert error.exit_code in (3, 5)
+            found = read(path).fingerprint
+        except (DataError, DamagedError):
             refused += 1
+        else:
+            assert found == sound
     assert refused > 100

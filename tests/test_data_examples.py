@@ -120,6 +120,19 @@ def _nan(rows: list[int]) -> Tensor:
 
 
 @pytest.mark.parametrize(
+    ("classes", "said"),
+    [
+        (["a", "b", "a"], "class names must differ .*\n  given     more than once: a"),
+        (["a", "", "c\x1b[31m"], r"2 class names cannot be written .*\n  given     '', 'c\\x1b\[31m'"),
+        (["a", "b", "\udc80"], r"'\\udc80'"),
+    ],
+)
+def test_class_names_that_cannot_be_used(classes: list[str], said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        Examples.make(*images(), classes, "set")
+
+
+@pytest.mark.parametrize(
     ("inputs", "targets", "said"),
     [
         (torch.rand(4, 3), torch.tensor([0, 1, 2]), "4 inputs, 3 labels"),

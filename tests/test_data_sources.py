@@ -215,7 +215,7 @@ def test_a_torn_gzip_never_passes(tmp_path: Path, cut: int) -> None:
 
 
 def test_an_idx_file_that_cannot_be_opened(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot read .*: Is a directory"):
+    with pytest.raises(DataError, match=r"cannot read .*: Is a directory"):
         read_idx(tmp_path, 3)
 
 

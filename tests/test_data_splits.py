@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tutelage.data import Examples, Splits, leaks, split, split_off
@@ -30,18 +30,18 @@ def test_shares_are_kept_in_every_class() -> None:
     parts = split(whole, val=0.1, test=0.2)
     for part, share in ((parts.train, 0.7), (parts.val, 0.1), (parts.test, 0.2)):
         assert torch.bincount(part.targets).tolist() == [round(n * share) for n in (1000, 100, 10)]
-    assert contents(parts.train) + contents(parts.val) + contents(parts.test) != contents(whole)
     assert sorted(contents(parts.train) + contents(parts.val) + contents(parts.test)) == contents(whole)
 
 
 @settings(max_examples=40, deadline=None)
 @given(
     counts=st.lists(st.integers(3, 40), min_size=2, max_size=4),
-    val=st.floats(0.01, 0.6),
-    test=st.floats(0.01, 0.39),
+    val=st.floats(0.01, 0.9),
+    test=st.floats(0.01, 0.9),
     seed=st.integers(0, 99),
 )
 def test_every_part_has_every_class_and_nothing_is_lost(counts: list[int], val: float, test: float, seed: int) -> None:
+    assume(val + test < 0.99)
     whole = make(counts)
     parts = split(whole, val=val, test=test, seed=seed)
     assert sorted(contents(parts.train) + contents(parts.val) + contents(parts.test)) == contents(whole)

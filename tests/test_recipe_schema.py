@@ -90,7 +90,7 @@ WRONG = {
         "seeds: [0]",
         "qqq: 1",
         "unknown key `qqq` (recipe.yaml:2)\n"
-        "hint: known names: arms, data, device, name, report, seeds, student, teacher, train",
+        "hint: known names: arms, data, device, name, report, seeds, student, teacher, threads, train",
     ),
     "right key, wrong level": (
         "name: first\n",

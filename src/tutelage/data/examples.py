@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
+from unicodedata import category
 
 import numpy as np
 import torch
@@ -46,8 +47,9 @@ class Examples:
             name: of the whole set.
 
         Raises:
-            DataError: lengths or shapes do not fit, a label names no class, or an input is not finite.
+            DataError: lengths, shapes or names do not fit, a label names no class, or an input is not finite.
         """
+        _check_names(classes, name)
         _check_shapes(inputs, targets, name)
         if not 0 <= int(targets.min()) <= int(targets.max()) < len(classes):
             raise DataError(
@@ -101,6 +103,22 @@ def listed(offenders: Sequence[object], *, most: int = 10, separator: str = ", "
     """The first offenders by name, and how many there are in all."""
     shown = separator.join(map(str, offenders[:most]))
     return shown if len(offenders) <= most else f"{shown}{separator}… ({len(offenders):,} in all)"
+
+
+def _check_names(classes: Sequence[str], where: str) -> None:
+    # Names go into reports, file names and terminals; half a surrogate or a control character breaks each of these.
+    odd = [ascii(name) for name in classes if not name or any(category(c) in ("Cc", "Cs") for c in name)]
+    if odd:
+        raise DataError(
+            f"{len(odd)} class name{'s' * (len(odd) > 1)} cannot be written",
+            where=where,
+            given=listed(odd),
+            expected="text without control characters",
+            fix="rename them",
+        )
+    twice = sorted({name for name in classes if classes.count(name) > 1}) if len(set(classes)) < len(classes) else []
+    if twice:
+        raise DataError("class names must differ", where=where, given=f"more than once: {listed(twice)}")
 
 
 def _check_shapes(inputs: Tensor, targets: Tensor, name: str) -> None:

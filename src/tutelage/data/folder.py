@@ -72,7 +72,7 @@ def _parts(path: Path) -> dict[str, Path]:
     # A class may be called "train"; it then holds images, while a training part holds folders.
     if train is None or not _folders(train):
         return {"train": path}
-    unknown = [printable(Path(folder.name)) for folder in folders if folder.name not in _PARTS]
+    unknown = [printable(folder.name) for folder in folders if folder.name not in _PARTS]
     named = [_PARTS[folder.name] for folder in folders if folder.name in _PARTS]
     if unknown or len(set(named)) < len(named):
         raise DataError(
@@ -86,11 +86,19 @@ def _parts(path: Path) -> dict[str, Path]:
 
 def _folders(path: Path) -> list[Path]:
     try:
-        return sorted(
-            (p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")), key=lambda p: natural(p.name)
-        )
+        entries = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
+        folders = [entry for entry in entries if entry.is_dir()]
+        dead = [printable(entry) for entry in entries if entry.is_symlink() and not entry.exists()]
     except OSError as error:
         raise DataError(f"cannot look into {printable(path)}: {error.strerror}", where="data.path") from error
+    # It may have been a whole class once.
+    if dead:
+        raise DataError(
+            f"{len(dead)} link{'s' * (len(dead) > 1)} to nothing in {printable(path)}",
+            given=listed(dead),
+            fix="mend or remove them",
+        )
+    return sorted(folders, key=lambda folder: natural(folder.name))
 
 
 def _listing(part: Path) -> Files:
@@ -123,7 +131,7 @@ def _classes(path: Path, parts: Mapping[str, Files]) -> list[str]:
     if len(classes) < 2:
         raise DataError(
             f"{printable(path)} holds {'a single class' if classes else 'no class folders'}",
-            given=f"only {printable(Path(classes[0]))}" if classes else None,
+            given=f"only {printable(classes[0])}" if classes else None,
             expected="at least two folders of images, each named as its class",
         )
     differences = [
@@ -137,24 +145,16 @@ def _classes(path: Path, parts: Mapping[str, Files]) -> list[str]:
             given="\n            ".join(differences),
             fix="give every part one folder for each class, by the same names",
         )
-    odd = [printable(Path(name)) for name in classes if not name.isprintable()]
-    if odd:
-        raise DataError(
-            f"{len(odd)} class folders have names that cannot be written",
-            given=listed(odd),
-            expected="UTF-8 without control characters",
-            fix="rename them",
-        )
     return classes
 
 
 def _named(names: set[str]) -> str:
-    return listed([printable(Path(name)) for name in sorted(names, key=natural)]) or "none"
+    return listed([printable(name) for name in sorted(names, key=natural)]) or "none"
 
 
 def _refuse_empty(path: Path, parts: Mapping[str, Files]) -> None:
     empty = [
-        name if len(parts) == 1 else f"{part}/{name}"
+        printable(name if len(parts) == 1 else f"{part}/{name}")
         for part, classes in parts.items()
         for name, files in classes.items()
         if not files

@@ -36,9 +36,9 @@ class _UnusableError(Exception):
     """Why one file is no image that can be learned from."""
 
 
-def printable(path: Path) -> str:
-    """A path that no file name can break a message with."""
-    text = str(path).encode("utf-8", "backslashreplace").decode()
+def printable(name: Path | str) -> str:
+    """A path or name as text that cannot break a message."""
+    text = str(name).encode("utf-8", "backslashreplace").decode()
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

@@ -63,6 +63,7 @@ def load(
     if source not in SOURCES:
         raise InputError(f"no data source `{source}`", where="data.source", fix=nearest(source, SOURCES))
     check_shares(val, test)
+    path = None if path is None else path.expanduser()
     if image_size is not None and image_size < 1:
         raise InputError("the image size is out of range", where="data.image_size", given=image_size, expected="≥ 1")
     if channels not in (None, 1, 3):

@@ -47,7 +47,7 @@ def split(examples: Examples, *, val: float, test: float, seed: int = 0) -> Spli
         DataError: some part would have no example of some class.
     """
     check_shares(val, test)
-    rest, tested = _cut(examples, test, seed, Stream.TEST)
+    rest, tested = _cut(examples, test, seed, Stream.TEST, leave=2)
     train, decided = _cut(rest, val / (1.0 - test), seed, Stream.VAL)
     _refuse_missing_classes(training=train, validation=decided, test=tested)
     return Splits(train, decided, tested)
@@ -130,14 +130,16 @@ def check_shares(val: float, test: float) -> None:
         )
 
 
-def _cut(examples: Examples, fraction: float, seed: int, stream: Stream) -> tuple[Examples, Examples]:
+def _cut(
+    examples: Examples, fraction: float, seed: int, stream: Stream, *, leave: int = 1
+) -> tuple[Examples, Examples]:
     ids, targets = examples.ids.numpy(), examples.targets.numpy()
     rank = mix(seed, stream, ids)
     taken = np.zeros(len(ids), dtype=bool)
     for label in range(len(examples.classes)):
         rows = np.flatnonzero(targets == label)
-        # At least one on either side, however small the class.
-        count = min(max(round(len(rows) * fraction), 1), max(len(rows) - 1, 0))
+        # However small the class, one is taken, unless that leaves too few for the parts to come.
+        count = min(max(round(len(rows) * fraction), 1), max(len(rows) - leave, 0))
         taken[rows[np.argsort(rank[rows], kind="stable")[:count]]] = True
     # A content that was taken once is taken everywhere, even where a twin has another label.
     taken = np.isin(ids, ids[taken])

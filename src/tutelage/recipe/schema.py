@@ -281,7 +281,11 @@ class Recipe(Section):
     train: Train
     """How every arm of the student is trained."""
     device: Device = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    threads: Count | None = None
+    """How many threads torch may use; null leaves its own choice. Very small nets learn faster on one."""
     report: Report = Report()
+    """What to measure for the report."""
 
     _places: Places = PrivateAttr(default_factory=Places)
 

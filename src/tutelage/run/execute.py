@@ -120,12 +120,15 @@ def _under_way(job: Job, folder: RunFolder, device: Device, *, quiet: bool, comm
     started = time.monotonic()
     folder.manifest["processes"] = device.world
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    threads = torch.get_num_threads()
     with StopSignals(fix=f"the same command continues: {command}") as signals:
         try:
             torch.use_deterministic_algorithms(job.train.deterministic)
+            torch.set_num_threads(job.threads or threads)
             return _run(job, Workshop(folder, device, signals, quiet), started, command)
         finally:
             torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+            torch.set_num_threads(threads)
             # The time it took counts; a killed process loses only what it did since its start.
             folder.manifest["wall_seconds"] = folder.manifest.get("wall_seconds", 0.0) + time.monotonic() - started
             folder.save()
@@ -187,7 +190,7 @@ def _facts(job: Job) -> dict[str, Any]:
             **{name: metadata.version(name) for name in packages},
             "system": platform.platform(),
             "processor": platform.processor() or platform.machine(),
-            "threads": str(torch.get_num_threads()),
+            "threads": str(job.threads or torch.get_num_threads()),
         },
         "recipe": job.name,
         "seeds": list(job.seeds),

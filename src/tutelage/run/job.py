@@ -49,6 +49,7 @@ class Job:
     arms: Mapping[str, Objective]
     train: Train
     device: str = "auto"
+    threads: int | None = None
     resamples: int = 2000
     latency: bool = True
 
@@ -114,6 +115,7 @@ def job_of_recipe(recipe: Recipe, *, trust: bool) -> Job:
         arms=arms,
         train=recipe.train,
         device=recipe.device,
+        threads=recipe.threads,
         resamples=recipe.report.bootstrap,
         latency=recipe.report.latency,
     )
