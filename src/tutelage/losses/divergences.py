@@ -26,7 +26,7 @@ __all__ = ["jensen_shannon", "reverse_soft_target", "skewed", "skewed_reverse", 
 def soft_target(
     student_logits: Tensor, teacher_logits: Logits, *, temperature: float = 4.0, mask: Tensor | None = None
 ) -> Tensor:
-    """Forward divergence to the teacher's softened distribution: knowledge distillation as first described.
+    """Soft targets: KL(teacher ‖ student), the classic knowledge distillation; (…, C) and (…, C) → ().
 
     Equation:
         T² · mean over rows of Σ_c p_c (log p_c − log q_c)
@@ -62,7 +62,7 @@ def soft_target(
 def reverse_soft_target(
     student_logits: Tensor, teacher_logits: Logits, *, temperature: float = 1.0, mask: Tensor | None = None
 ) -> Tensor:
-    """Reverse divergence: the student is punished for what it believes and the teacher does not.
+    """Reverse soft targets: KL(student ‖ teacher); (…, C) and (…, C) → ().
 
     Equation:
         T² · mean over rows of Σ_c q_c (log q_c − log p_c)
@@ -103,7 +103,7 @@ def jensen_shannon(
     temperature: float = 1.0,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Generalised Jensen–Shannon divergence: both against their mixture, hence bounded.
+    """Generalised Jensen–Shannon divergence: both against their mixture, hence bounded; (…, C) and (…, C) → ().
 
     Equation:
         T² · mean over rows of β KL(p ‖ m) + (1 − β) KL(q ‖ m),  m = β p + (1 − β) q
@@ -148,7 +148,7 @@ def skewed(
     temperature: float = 1.0,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Skewed forward divergence: the teacher against a student that already knows a little of it.
+    """Skewed soft targets: the teacher against a mixture with a little of itself; (…, C) and (…, C) → ().
 
     Equation:
         T² · mean over rows of KL(p ‖ α p + (1 − α) q)
@@ -191,7 +191,7 @@ def skewed_reverse(
     temperature: float = 1.0,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Skewed reverse divergence: the student against a teacher that gives it a little credit.
+    """Skewed reverse soft targets: the student against a mixture with a little of itself; (…, C) and (…, C) → ().
 
     Equation:
         T² · mean over rows of KL(q ‖ (1 − α) p + α q)

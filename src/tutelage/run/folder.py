@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, final
 
 from tutelage.errors import DamagedError, DataError, InputError
-from tutelage.files import hold, read_json, write_json, write_text
+from tutelage.files import hold, read_json, sweep, write_json, write_text
 
 __all__ = ["RunFolder"]
 
@@ -71,6 +71,7 @@ class RunFolder:
                 fix="choose another folder with --out",
             )
         with hold(resolved):
+            sweep(resolved)
             folder = RunFolder(resolved, quiet=quiet)
             if overwrite:
                 folder._clear()

@@ -115,8 +115,6 @@ class Checkpoints(Listener):
                 self._load(cohort, folder, device)
                 return True
             self._tell(f"checkpoint {folder.name} is damaged ({fault}); looking for an older one")
-        for stray in self.folder.glob(".step-*.tmp"):
-            shutil.rmtree(stray, ignore_errors=True)
         if found:
             raise DamagedError(
                 f"every checkpoint in {self.folder} is damaged", fix=f"remove {self.folder} to train this part again"
