@@ -217,9 +217,7 @@ def log_probabilities(
     return student.log_softmax(-1), teacher.log_softmax(-1)
 
 
-def _with_tail(
-    student_logits: Tensor, kept: TopK, temperature: float, mask: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def _with_tail(student_logits: Tensor, kept: TopK, temperature: float, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Log-probabilities of the k kept classes and of all others together."""
     check_logits(student_logits, "student_logits")
     rows, k = student_logits.shape[:-1], kept.values.shape[-1]

@@ -2,7 +2,8 @@
 
 from tutelage.training.arm import Arm, Stop
 from tutelage.training.checkpoint import Checkpoints
-from tutelage.training.device import Device, PlainDevice, make_device
+from tutelage.training.device import Device, PlainDevice
+from tutelage.training.engines import make_device
 from tutelage.training.loop import Cohort, Listener, Moment, fit
 from tutelage.training.optim import learning_rate, make_optimizer
 from tutelage.training.probe import pays_channels_last

@@ -14,7 +14,15 @@ from torch import Tensor, nn
 from tutelage.errors import InputError, TrainingError
 from tutelage.types import Batch
 
-__all__ = ["Device", "PlainDevice", "make_device", "resolve_device", "resolve_precision"]
+__all__ = [
+    "Device",
+    "PlainDevice",
+    "move",
+    "norm_of_gradient",
+    "resolve_device",
+    "resolve_precision",
+    "seed_generators",
+]
 
 _MASK = (1 << 63) - 1
 
@@ -86,21 +94,6 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
             return torch.bfloat16
         return torch.float32
     return {"32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
-
-
-def make_device(name: str = "auto", *, precision: str = "32", engine: str = "plain") -> Device:
-    """A device by name.
-
-    Raises:
-        InputError: the device is not there.
-        MissingExtraError: the engine is "fabric" and Lightning Fabric is not installed.
-    """
-    if engine == "fabric":
-        from tutelage.training.fabric import FabricDevice
-
-        return FabricDevice(name, precision=precision)
-    device = resolve_device(name)
-    return PlainDevice(device, resolve_precision(precision, device))
 
 
 @final
