@@ -5,7 +5,8 @@ parameters say what it reads. Helpers are in `losses.targets` (top-k, masks) and
 """
 
 from tutelage.losses.divergences import jensen_shannon, reverse_soft_target, skewed, skewed_reverse, soft_target
-from tutelage.losses.logits import cross_entropy, decoupled, dist, hard_label, logit_mse, standardized
+from tutelage.losses.logits import cross_entropy, decoupled, hard_label, logit_mse
+from tutelage.losses.scale_free import dist, standardized
 
 __all__ = [
     "cross_entropy",

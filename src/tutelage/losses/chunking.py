@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,24 +11,30 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from tutelage.errors import InputError
-from tutelage.losses.logits import dist
+from tutelage.losses.scale_free import dist
+from tutelage.losses.targets import check_mask
 from tutelage.types import TopK
 
 __all__ = ["COUPLED", "chunked"]
 
 # Losses in which a row's value depends on the other rows.
-COUPLED: frozenset[Callable[..., Tensor]] = frozenset({dist})
+COUPLED: tuple[Callable[..., Tensor], ...] = (dist,)
 
 
 def chunked(loss: Callable[..., Tensor], rows: int) -> Callable[..., Tensor]:
     """The same loss, computed for `rows` rows at a time and recomputed in the backward pass.
 
     Args:
-        loss: takes tensors whose first dimension is the row, and `mask`; averages over rows.
+        loss: takes tensors that share their leading dimensions and `mask`, and averages over rows. Its positional
+            arguments are cut into chunks, its keywords are passed on whole.
         rows: how many at a time, ≥ 1.
 
+    Returns:
+        A function with the loss's own name and signature. What it needs at once, beside its inputs and their gradient,
+        is what the loss needs for one chunk.
+
     Raises:
-        InputError: rows is below 1, or the loss looks across rows.
+        InputError: rows is below 1, or the loss compares rows with each other.
 
     Example:
         >>> import torch
@@ -36,37 +43,60 @@ def chunked(loss: Callable[..., Tensor], rows: int) -> Callable[..., Tensor]:
         >>> bool(torch.isclose(chunked(soft_target, 4)(student, teacher), soft_target(student, teacher)))
         True
     """
+    inner: Any = loss
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    name = getattr(inner, "__name__", str(inner))
     if rows < 1:
-        raise InputError("a chunk has at least one row", given=f"rows={rows}")
-    if loss in COUPLED:
+        raise InputError("a chunk has at least one row", given=f"rows={rows}", expected="rows ≥ 1")
+    if any(inner is coupled for coupled in COUPLED):
         raise InputError(
-            f"{loss.__name__} compares rows with each other, so it cannot be computed in chunks",
+            f"{name} compares rows with each other, so it cannot be computed in chunks",
+            given=f"chunked({name}, {rows})",
+            expected="a loss whose value is a mean over rows",
             fix="use it whole, or choose another loss",
         )
 
+    @functools.wraps(loss)
     def whole(*inputs: Tensor | TopK, mask: Tensor | None = None, **options: Any) -> Tensor:
-        first = inputs[0]
-        assert isinstance(first, Tensor)
-        count = first.shape[0]
-        total: Tensor = torch.zeros((), dtype=torch.float32, device=first.device)
-        number: Tensor | int = 0
-        for start in range(0, count, rows):
-            part = slice(start, min(start + rows, count))
-            some = None if mask is None else mask[part]
-            size = (
-                int(first[part].numel() // first.shape[-1]) if some is None else some.sum()
-            )  # rows that count, over all leading dimensions
-            sliced = [_part(one, part) for one in inputs]
-            value = checkpoint(loss, *sliced, use_reentrant=False, mask=some, **options)
-            total = total + value * size
-            number = number + size
-        return total / (torch.as_tensor(number).clamp(min=1) if mask is not None else max(int(number), 1))
+        if not inputs:
+            raise InputError(
+                f"{name} in chunks takes its tensors by position", expected=f"chunked({name}, …)(logits, …)"
+            )
+        leading = inputs[0].shape[:-1] if isinstance(inputs[0], Tensor) else inputs[0].tail.shape
+        count = leading.numel()
+        if count <= rows:
+            return loss(*inputs, mask=mask, **options)
+        columns = [_cut(one, leading, rows) for one in inputs]
+        counted = torch.ones(leading, dtype=torch.bool, device=_device(inputs[0])) if mask is None else mask
+        check_mask(counted, leading)
+        total: Tensor | float = 0.0
+        for *parts, some in zip(*columns, torch.split(counted.reshape(-1), rows), strict=True):
+            value = checkpoint(loss, *parts, use_reentrant=False, mask=None if mask is None else some, **options)
+            total = total + value * some.sum()
+        assert isinstance(total, Tensor)
+        return total / counted.sum().clamp(min=1)
 
-    whole.__name__ = f"chunked_{loss.__name__}"
+    whole.__name__ = name
     return whole
 
 
-def _part(value: Tensor | TopK, part: slice) -> Tensor | TopK:
-    if isinstance(value, Tensor):
-        return value[part]
-    return TopK(value.values[part], value.indices[part], value.tail[part], value.classes, value.temperature)
+def _device(value: Tensor | TopK) -> torch.device:
+    return value.device if isinstance(value, Tensor) else value.values.device
+
+
+def _cut(value: Tensor | TopK, leading: torch.Size, rows: int) -> Sequence[Tensor | TopK]:
+    """Chunks of rows, whatever leading dimensions the rows stand in.
+
+    `split` gives its chunks' gradients back in one piece; slices would each make a whole tensor of zeros for theirs.
+    """
+    if isinstance(value, TopK):
+        cut = [_cut(one, leading, rows) for one in (value.values, value.indices, value.tail)]
+        return [TopK(v, i, t, value.classes, value.temperature) for v, i, t in zip(*cut, strict=True)]
+    if value.shape[: len(leading)] != leading:
+        raise InputError(
+            "the inputs of a chunked loss do not have the same rows",
+            given=f"{tuple(value.shape)} beside rows {tuple(leading)}",
+            expected=f"a shape that begins with {tuple(leading)}",
+        )
+    return torch.split(value.reshape(-1, *value.shape[len(leading) :]), rows)

@@ -32,20 +32,20 @@ def soft_target(
         T² · mean over rows of Σ_c p_c (log p_c − log q_c)
 
     Use:
-        The baseline that everything else must beat. Not for several labels at once: there each class is its own
-        distribution.
+        The baseline that everything else must beat. Not where an example has several labels at once: there each class
+        is a distribution of its own.
 
     Args:
         student_logits: (…, C).
         teacher_logits: (…, C) or top-k; no gradient reaches it.
-        temperature: T > 0; higher shows more of how the teacher ranks the wrong classes. 1 to 4 is usual.
-        mask: (…) bool, True where a row counts.
+        temperature: T > 0, no unit; higher shows more of how the teacher ranks the wrong classes. 1 to 4 is usual.
+        mask: (…) bool, True where a row counts; the others may hold anything.
 
     Returns:
         () nats per example, times T². 0 where both agree.
 
     Raises:
-        InputError: shapes that do not belong together, or a temperature that is not above 0.
+        InputError: shapes that do not belong together, or a temperature that is not above 0 or not that of the top-k.
 
     Example:
         >>> import torch
@@ -68,20 +68,20 @@ def reverse_soft_target(
         T² · mean over rows of Σ_c q_c (log q_c − log p_c)
 
     Use:
-        Where a small student should settle on the teacher's main answer and leave the rest, as in text generation. For
-        classification the forward one is the safer choice.
+        Where a small student should settle on the teacher's main answer and leave the rest, as in text generation. Not
+        the first choice for classification: there the forward one is safer.
 
     Args:
         student_logits: (…, C).
         teacher_logits: (…, C) or top-k; no gradient reaches it.
-        temperature: T > 0.
-        mask: (…) bool, True where a row counts.
+        temperature: T > 0, no unit.
+        mask: (…) bool, True where a row counts; the others may hold anything.
 
     Returns:
         () nats per example, times T². 0 where both agree.
 
     Raises:
-        InputError: shapes that do not belong together, or a temperature that is not above 0.
+        InputError: shapes that do not belong together, or a temperature that is not above 0 or not that of the top-k.
 
     Example:
         >>> import torch
@@ -109,21 +109,22 @@ def jensen_shannon(
         T² · mean over rows of β KL(p ‖ m) + (1 − β) KL(q ‖ m),  m = β p + (1 − β) q
 
     Use:
-        Where forward and reverse should balance, and no single example should dominate. As β nears 0 or 1 the value
-        goes to 0, not to one of the two: divide by β or 1 − β for that limit.
+        Where forward and reverse should balance, and no single example should dominate. Not with β near 0 or 1 in place
+        of one of the two: there the value goes to 0, and only divided by β or 1 − β to one of them.
 
     Args:
         student_logits: (…, C).
         teacher_logits: (…, C) or top-k; no gradient reaches it.
         mix: β in (0, 1).
-        temperature: T > 0.
-        mask: (…) bool, True where a row counts.
+        temperature: T > 0, no unit.
+        mask: (…) bool, True where a row counts; the others may hold anything.
 
     Returns:
         () nats per example, times T². 0 where both agree; at most T² log 2 for β = 0.5.
 
     Raises:
-        InputError: β outside (0, 1), shapes that do not belong together, or a temperature that is not above 0.
+        InputError: β outside (0, 1), shapes that do not belong together, or a temperature that is not above 0 or not
+            that of the top-k.
 
     Example:
         >>> import torch
@@ -154,21 +155,22 @@ def skewed(
         T² · mean over rows of KL(p ‖ α p + (1 − α) q)
 
     Use:
-        Where classes that the student all but excludes make the forward divergence explode; its value is at most
-        −log α.
+        Where classes that the student all but excludes make the forward divergence explode: its value is at most
+        −T² log α. Not where that does not happen: the mixture also makes the gradient smaller.
 
     Args:
         student_logits: (…, C).
         teacher_logits: (…, C) or top-k; no gradient reaches it.
         skew: α in (0, 1), the teacher's share of the mixture.
-        temperature: T > 0.
-        mask: (…) bool, True where a row counts.
+        temperature: T > 0, no unit.
+        mask: (…) bool, True where a row counts; the others may hold anything.
 
     Returns:
         () nats per example, times T². 0 where both agree.
 
     Raises:
-        InputError: α outside (0, 1), shapes that do not belong together, or a temperature that is not above 0.
+        InputError: α outside (0, 1), shapes that do not belong together, or a temperature that is not above 0 or not
+            that of the top-k.
 
     Example:
         >>> import torch
@@ -197,20 +199,22 @@ def skewed_reverse(
         T² · mean over rows of KL(q ‖ (1 − α) p + α q)
 
     Use:
-        As the reverse divergence, where the teacher's near-zero probabilities make that one explode.
+        Where the reverse divergence fits, but the teacher's near-zero probabilities make it explode: this one's value
+        is at most −T² log α. Not where that does not happen: the mixture also makes the gradient smaller.
 
     Args:
         student_logits: (…, C).
         teacher_logits: (…, C) or top-k; no gradient reaches it.
         skew: α in (0, 1), the student's share of the mixture.
-        temperature: T > 0.
-        mask: (…) bool, True where a row counts.
+        temperature: T > 0, no unit.
+        mask: (…) bool, True where a row counts; the others may hold anything.
 
     Returns:
         () nats per example, times T². 0 where both agree.
 
     Raises:
-        InputError: α outside (0, 1), shapes that do not belong together, or a temperature that is not above 0.
+        InputError: α outside (0, 1), shapes that do not belong together, or a temperature that is not above 0 or not
+            that of the top-k.
 
     Example:
         >>> import torch
