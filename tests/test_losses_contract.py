@@ -171,7 +171,9 @@ def number(value: Tensor) -> float:
 
 
 def gradient(value: Tensor, student: Tensor) -> Tensor:
-    (found,) = torch.autograd.grad(value, student)
+    # No step on the way back may make a NaN either, even one that a later step would drop.
+    with torch.autograd.set_detect_anomaly(value.device.type != "meta"):
+        (found,) = torch.autograd.grad(value, student)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -25,8 +26,22 @@ Exit codes:
 _SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
+# What a disk or a system refuses, which is no fault of ours.
+_REFUSALS = {
+    errno.EACCES, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EPERM, errno.EROFS,
+}  # fmt: skip
+
+
 class _Commands(click.Group):
     """Commands, with a suggestion for a mistyped one."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # The reader went away (`tutelage methods | head`): nobody's fault. Click would exit with 1.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -88,7 +103,9 @@ def run(
     folder = Path("runs") / parsed.name if out is None else Path(out)
 
     from tutelage.run import run_recipe
+    from tutelage.run.folder import check_place
 
+    check_place(folder)  # before the data is read, which may take long
     result = run_recipe(parsed, folder, trust=trust, overwrite=overwrite, quiet=quiet, command=_command())
     if not result.report:
         return  # one of several processes, and not the one that reports
@@ -166,33 +183,52 @@ def _fail(text: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
+def _refused(error: Exception) -> TutelageError | None:
+    """What the machine refused, in our words; None where the fault is our own."""
+    # By its name, so that torch is not imported for it.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        said = (str(error).strip().splitlines() or ["no more could be had"])[0]
+        fix = (
+            "free some and repeat the command, which continues; or choose a smaller train.batch_size and another --out"
+        )
+        return TutelageError("the memory is full", given=said[:240], fix=fix)
+    if isinstance(error, OSError) and error.errno in _REFUSALS:
+        where = None if error.filename is None else str(error.filename)
+        fix = "make room or mend the rights; the same command then continues from what is saved"
+        return TutelageError(str(error.strerror), where=where, fix=fix)
+    return None
+
+
+def _internal(error: Exception) -> NoReturn:
+    """Keep what is needed to mend a fault of ours, and say where."""
+    details = f"tutelage {__version__}, Python {sys.version}\n{_command()}\n\n{traceback.format_exc()}"
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="tutelage-fault-", suffix=".txt", delete=False, encoding="utf-8", errors="backslashreplace"
+        ) as file:
+            file.write(details)
+        hint = f"the details are in {file.name}; please open an issue with them"
+    except OSError:
+        hint = "set TUTELAGE_DEBUG=1 and repeat the command to see the details; please open an issue with them"
+    said = (str(error).strip().splitlines() or ["without a word"])[0]
+    _fail(f"a fault of tutelage itself: {type(error).__name__}: {said}\nhint: {hint}", INTERNAL_FAULT)
+
+
 def main() -> NoReturn:
     """Run the command line; every way out has an exit code, and none a traceback unless TUTELAGE_DEBUG is set."""
-    debug = bool(os.environ.get("TUTELAGE_DEBUG"))
     try:
         code = cli.main(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
-    except TutelageError as error:
-        if debug:
-            traceback.print_exc()
-        _fail(str(error), error.exit_code)
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         name = context.command_path if context else "tutelage"
         _fail(f"{error.format_message()}\nhint: see `{name} --help`", 2)
     except (KeyboardInterrupt, click.Abort):
         _fail("stopped at once; the last checkpoint is whole, and the same command continues from it", 130)
-    except BrokenPipeError:
-        # The reader went away (`tutelage methods | head`): not a fault of anybody's.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except Exception as error:
-        if debug:
-            raise
-        with tempfile.NamedTemporaryFile("w", prefix="tutelage-fault-", suffix=".txt", delete=False) as file:
-            file.write(f"tutelage {__version__}, Python {sys.version}\n{_command()}\n\n{traceback.format_exc()}")
-        _fail(
-            f"a fault of tutelage itself: {type(error).__name__}: {error}\n"
-            f"hint: the details are in {file.name}; please open an issue with them",
-            INTERNAL_FAULT,
-        )
+        if os.environ.get("TUTELAGE_DEBUG"):
+            traceback.print_exc()
+        known = error if isinstance(error, TutelageError) else _refused(error)
+        if known is None:
+            _internal(error)
+        _fail(str(known), known.exit_code)

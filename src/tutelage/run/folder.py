@@ -21,15 +21,16 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, final
 
-from tutelage.errors import DamagedError, DataError, InputError
+from tutelage.errors import DamagedError, DataError, InputError, MismatchError
 from tutelage.files import hold, read_json, sweep, write_json, write_text
 
-__all__ = ["RunFolder"]
+__all__ = ["RunFolder", "check_place"]
 
 _OURS = (
     "config.yaml", "manifest.json", "metrics.jsonl", "log.txt", "teacher", "checkpoints", "students", "eval",
     "report.json", "report.html", "README.md", "debug",
 )  # fmt: skip
+_MOST_SHOWN = 12
 
 
 @final
@@ -56,28 +57,26 @@ class RunFolder:
 
         Raises:
             InputError: it holds something that is not a run.
+            DamagedError: its manifest is not what a run wrote.
             BusyError: another process is at it.
         """
-        resolved = path.expanduser().absolute()
-        if resolved == Path(resolved.anchor):
-            raise InputError("a run cannot own the whole disk", given=str(path), expected="a folder such as runs/first")
-        if resolved.exists() and not resolved.is_dir():
-            raise InputError(f"{path} is a file", expected="a folder for the run")
-        strangers = [p.name for p in resolved.iterdir() if p.name != ".lock"] if resolved.exists() else []
-        if strangers and not (resolved / "manifest.json").exists() and not (resolved / "config.yaml").exists():
-            raise InputError(
-                f"{path} is not empty and holds no run",
-                given=", ".join(sorted(strangers)[:5]),
-                fix="choose another folder with --out",
-            )
+        resolved = check_place(path)
         with hold(resolved):
             sweep(resolved)
             folder = RunFolder(resolved, quiet=quiet)
             if overwrite:
                 folder._clear()
             if (resolved / "manifest.json").exists():
-                folder.manifest = read_json(resolved / "manifest.json")
-            yield folder
+                folder.manifest = _read_manifest(resolved / "manifest.json")
+            fresh = not folder.manifest and not (resolved / "config.yaml").exists()
+            try:
+                yield folder
+            except (InputError, MismatchError, DamagedError):
+                # What is wrong was given, not made here: a run that never began must not stand in the way of the
+                # command that mends it. Once a student learns there is something to keep.
+                if fresh and not (resolved / "students").exists() and not any(resolved.glob("checkpoints/seed-*")):
+                    folder._clear()
+                raise
 
     @property
     def complete(self) -> bool:
@@ -92,7 +91,10 @@ class RunFolder:
         with (self.path / "log.txt").open("a", encoding="utf-8") as file:
             file.write(f"{now}  {line}\n")
         if not self._quiet:
-            print(line, file=sys.stderr, flush=True)
+            try:
+                print(line, file=sys.stderr, flush=True)
+            except BrokenPipeError:
+                self._quiet = True  # whoever read along went away; the run goes on, and the log has every line
 
     def begin(self, config: str, differences: Callable[[str], list[str]], facts: Mapping[str, Any]) -> None:
         """Take up the run that is here, or start one.
@@ -105,17 +107,18 @@ class RunFolder:
         Raises:
             InputError: the run here has another recipe.
             DataError: the data is not what it was when the run began.
-            DamagedError: the manifest is there, but the recipe is not.
+            DamagedError: the manifest is there, but the recipe is not, or is not text.
         """
         path = self.path / "config.yaml"
         if self.manifest and not path.is_file():
             raise DamagedError(f"{path} is missing", fix="add --overwrite to start again, or choose another --out")
         if path.is_file():
-            changed = differences(path.read_text(encoding="utf-8"))
+            changed = differences(_read_config(path))
             if changed:
+                shown = changed if len(changed) <= _MOST_SHOWN else [*changed[:_MOST_SHOWN], "…"]
                 raise InputError(
-                    f"{self.path} holds a run of another recipe",
-                    given="\n            ".join(changed),
+                    f"{self.path} holds a run of another recipe: {len(changed)} difference{'s' * (len(changed) > 1)}",
+                    given="\n            ".join(shown),
                     expected="the recipe that the run began with",
                     fix="choose another folder with --out, or add --overwrite to remove what is here",
                 )
@@ -166,3 +169,59 @@ class RunFolder:
 
 def _counts(data: Mapping[str, Any]) -> str:
     return ", ".join(f"{split} {count:,}" for split, count in data["counts"].items()) + f", {data['fingerprint'][:12]}"
+
+
+def check_place(path: Path) -> Path:
+    """The absolute path of a folder in which a run may be, or may begin.
+
+    Raises:
+        InputError: it is a file, the whole disk, cannot be used, or holds something that is not a run.
+    """
+    expected = "a folder such as runs/first"
+    try:
+        place = path.expanduser().absolute()
+        if place == Path(place.anchor):
+            raise InputError("a run cannot own the whole disk", given=str(path), expected=expected)
+        if place.exists() and not place.is_dir():
+            raise InputError(f"{path} is a file", expected="a folder for the run")
+        names = {entry.name for entry in place.iterdir()} if place.exists() else set()
+        parent = next(parent for parent in place.parents if parent.exists())
+    except (OSError, ValueError, RuntimeError) as error:  # a NUL; a `~` without a home
+        if isinstance(error, InputError):
+            raise
+        said = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"no run can be in {str(path)[:80]!r}: {said}", expected=expected) from error
+    if not parent.is_dir():
+        raise InputError(f"{path} would lie in a file", given=str(parent), expected=expected)
+    strangers = sorted(names - {".lock"})
+    if strangers and not names & {"manifest.json", "config.yaml"}:
+        raise InputError(
+            f"{path} is not empty and holds no run",
+            given=", ".join(strangers[:5]),
+            fix="choose another folder with --out",
+        )
+    return place
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    manifest = read_json(path)
+    data = manifest.get("data")
+    numbers = ("starts", "test_looks", "wall_seconds")
+    whole = (
+        isinstance(manifest.get("outcome"), str)
+        and all(type(manifest.get(key)) in (int, float) for key in numbers)
+        and isinstance(manifest.get("environment"), dict)
+        and isinstance(data, dict)
+        and isinstance(data.get("fingerprint"), str)
+        and isinstance(data.get("counts"), dict)
+    )
+    if not whole:
+        raise DamagedError(f"{path} is not what a run wrote", fix="restore it, or add --overwrite to start again")
+    return manifest
+
+
+def _read_config(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DamagedError(f"{path} is not text", fix="restore it, or add --overwrite to start again") from error
