@@ -29,6 +29,7 @@ teacher: {model: cnn, args: {width: 16}, train: {epochs: 12, batch_size: 64, lr:
 student: {model: cnn, args: {width: 8, depth: 2, dropout: 0.1}}
 train: {epochs: 12, batch_size: 64, lr: 0.005, checkpoint_seconds: 0.2}
 report: {bootstrap: 500, latency: false}
+threads: 1
 """
 
 

@@ -33,6 +33,7 @@ from tutelage.training import (
     learning_rate,
     make_optimizer,
     pays_channels_last,
+    suits_channels_last,
 )
 from tutelage.types import Batch
 
@@ -54,8 +55,13 @@ class Workshop:
         """The examples in their order, without views."""
         return plain_batches(examples, _PLAIN_BATCH)
 
-    def channels_last(self, module: nn.Module, example: Tensor, *, learns: bool) -> bool:
-        """Whether to run a module in channels-last order; kept in the manifest, so that a resumed run does the same."""
+    def channels_last(self, module: nn.Module, example: Tensor, train: Train, *, learns: bool) -> bool:
+        """Whether to run a module in channels-last order; what was measured is kept for when the run goes on."""
+        if train.channels_last != "auto":
+            return train.channels_last == "on"
+        if train.deterministic or self.device.world > 1:
+            # The same bits for the same recipe, and the same order in every process: no place for a stopwatch.
+            return suits_channels_last(module, example)
         known = self.folder.manifest.setdefault("channels_last", {})
         key = f"{type(module).__name__} {sum(p.numel() for p in module.parameters())} {tuple(example.shape)} {learns}"
         if key not in known:
@@ -86,11 +92,7 @@ def train_cohort(
         initial = build()
     batches = Batches(job.splits.train, batch_size=train.batch_size, views=job.views, seed=seed)
     example = next(batches.epoch(0)).inputs["x"].to(shop.device.device)
-    last = {"on": True, "off": False}.get(train.channels_last)
-    if last is None and shop.device.world > 1:
-        last = False  # processes must agree, and each would measure for itself
-    elif last is None:
-        last = shop.channels_last(initial.to(shop.device.device), example, learns=True)
+    last = shop.channels_last(initial.to(shop.device.device), example, train, learns=True)
     made = [_arm(n, o, copy.deepcopy(initial), teacher, train, shop.device, last) for n, o in arms.items()]
     cohort = Cohort(name, seed, made, teacher)
     checkpoints = Checkpoints(

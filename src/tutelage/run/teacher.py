@@ -80,7 +80,7 @@ def _as_fast_teacher(job: Job, module: nn.Module, shop: Workshop) -> Teacher:
     """Fold what can be folded, if it changes nothing that can be seen, and choose the memory order."""
     batch = next(iter(shop.plain(job.splits.val)))
     example = batch.inputs["x"][: job.train.batch_size].to(shop.device.device)
-    last = shop.device.world == 1 and shop.channels_last(module, example, learns=False)
+    last = shop.channels_last(module, example, job.train, learns=False)
     plain, folded = ModuleTeacher(module, channels_last=last), ModuleTeacher(module, fold=True, channels_last=last)
     expected = predict(module, [batch], shop.device.device)
     difference = float((ask(folded, [batch], shop.device.device) - expected).abs().max())

@@ -6,7 +6,7 @@ from tutelage.training.device import Device, PlainDevice
 from tutelage.training.engines import make_device
 from tutelage.training.loop import Cohort, Listener, Moment, fit
 from tutelage.training.optim import learning_rate, make_optimizer
-from tutelage.training.probe import pays_channels_last
+from tutelage.training.probe import pays_channels_last, suits_channels_last
 from tutelage.training.progress import MetricsFile, Progress
 from tutelage.training.signals import StopSignals
 
@@ -27,4 +27,5 @@ __all__ = [
     "make_device",
     "make_optimizer",
     "pays_channels_last",
+    "suits_channels_last",
 ]

@@ -1,7 +1,7 @@
-"""Whether images in channels-last order train faster on this machine: measured once, then remembered.
+"""Whether to keep images in channels-last order: by a rule where bits must repeat, measured where speed is all.
 
-The order of memory changes the order of sums, hence the last bits of a result. So the answer for one model on one
-machine is kept in the cache folder, and a resumed or repeated run takes the same one.
+The order of memory changes the order of sums, hence the last bits of a result. A measurement falls one way today and
+the other way tomorrow, so a run that promises the same bits goes by a rule that looks at the model alone.
 """
 
 from __future__ import annotations
@@ -17,13 +17,26 @@ from torch import Tensor, nn
 
 from tutelage.files import cache_folder, read_json, write_json
 
-__all__ = ["pays_channels_last"]
+__all__ = ["pays_channels_last", "suits_channels_last"]
 
 _ROUNDS = 7
 
 
+def suits_channels_last(model: nn.Module, example: Tensor) -> bool:
+    """Whether channels-last usually pays for a model like this on a CPU, from its shape alone.
+
+    Measured on two cores, training, time against the plain order: depthwise convolutions 0.72, convolutions of 64 to
+    128 channels 0.83 to 0.90, of 16 to 32 channels 0.87 to 1.09, ResNet-18 (64 to 512 channels) 1.08.
+    """
+    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    if example.ndim != 4 or not convolutions or example.device.type != "cpu":
+        return False
+    width = sum(m.out_channels for m in convolutions) / len(convolutions)
+    return any(m.groups > 1 for m in convolutions) or 32 < width <= 160
+
+
 def pays_channels_last(model: nn.Module, example: Tensor, *, learns: bool) -> bool:
-    """Whether channels-last is faster by more than 5 % for this model and batch.
+    """Whether channels-last is faster by more than 5 % for this model and batch: measured once, then remembered.
 
     Args:
         model: is copied, not touched.
