@@ -348,7 +348,7 @@ def test_what_the_machine_refuses(error: Exception, says: str, monkeypatch: pyte
     refused(call(*RUN), 1, says, "hint: ")
 
 
-# ---- not mended yet: a row turns red on the day it is, and leaves its mark ---------------------------------------------
+# ---- not mended yet: a row turns red on the day it is, and loses its mark --------------------------------------------
 
 STUDENT = Path("out/students/scratch/seed-0")
 OPEN: dict[str, tuple[Callable[[], object], list[str], int]] = {

@@ -260,7 +260,7 @@ def test_a_single_term_of_weight_one_is_the_loss_itself() -> None:
 def test_when_every_weight_is_zero_just_now_the_step_is_a_zero_with_a_graph() -> None:
     logits = student()
     step = add_up([Term(soft_target, warm_up(1.0, 0.5))], logits, progress=0.0)
-    assert float(step.loss) == 0.0
+    assert float(step.loss.detach()) == 0.0
     assert step.parts == {}
     step.loss.backward()
     assert torch.equal(logits.grad, torch.zeros_like(STUDENT))
@@ -357,9 +357,7 @@ def test_the_teacher_follows_to_another_device() -> None:
     assert {p.device.type for p in module.parameters()} == {"meta"}
     table = TableTeacher(torch.arange(3), TEACHER)
     Distiller(net(1), table, [soft_target]).to("meta")
-    nowhere = Batch(torch.arange(3, device="meta"), {}, LABELS)
-    with pytest.raises((RuntimeError, NotImplementedError)):
-        table.answer(nowhere)  # meta tensors hold no numbers to compare
+    assert table._ids.device.type == table._logits.device.type == "meta"
 
 
 def test_precision_of_the_student_is_not_the_teacher_s() -> None:

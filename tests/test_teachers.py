@@ -112,7 +112,8 @@ def test_a_folded_teacher_gives_the_same_answers_to_rounding(name: str) -> None:
     before = bits(module)
     plain, folded = ModuleTeacher(module), ModuleTeacher(module, fold=True)
     expected, found = plain.answer(batch()).logits, folded.answer(batch()).logits
-    assert not torch.equal(found, expected), "nothing was folded"
+    assert any(isinstance(part, nn.BatchNorm2d) for part in module.modules())
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in folded._answering.modules())
     assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
     assert same_bits(module, before)
 

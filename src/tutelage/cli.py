@@ -217,7 +217,7 @@ def _internal(error: Exception) -> NoReturn:
 def main() -> NoReturn:
     """Run the command line; every way out has an exit code, and none a traceback unless TUTELAGE_DEBUG is set."""
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(prog_name="tutelage", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
