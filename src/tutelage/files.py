@@ -55,6 +55,18 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def read_text(path: Path) -> str:
+    """Read a text file that tutelage wrote.
+
+    Raises:
+        DamagedError: it is not UTF-8, or cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DamagedError(f"cannot read {path}: {error}", fix="restore the file from a copy, or remove it") from error
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
@@ -62,8 +74,8 @@ def read_json(path: Path) -> dict[str, Any]:
         DamagedError: the file is not a JSON object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        value = json.loads(read_text(path))
+    except ValueError as error:
         raise DamagedError(f"cannot read {path}: {error}", fix="restore the file from a copy, or remove it") from error
     if not isinstance(value, dict):
         raise DamagedError(f"{path} holds no JSON object", given=type(value).__name__)

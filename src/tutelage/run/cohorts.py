@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tutelage.data import Batches, Examples, plain_batches
 from tutelage.distiller import Distiller
-from tutelage.errors import TrainingError
+from tutelage.errors import InputError, TrainingError
 from tutelage.evaluation.predict import predict, validation_scores
 from tutelage.files import write_bytes
 from tutelage.objective import Objective
@@ -35,9 +35,10 @@ from tutelage.training import (
     pays_channels_last,
     suits_channels_last,
 )
+from tutelage.training.optim import LearningRate
 from tutelage.types import Batch
 
-__all__ = ["Workshop", "train_cohort"]
+__all__ = ["Workshop", "check_learning", "train_cohort"]
 
 _PLAIN_BATCH = 512
 
@@ -128,6 +129,28 @@ def train_cohort(
     return {arm.name: arm for arm in made}
 
 
+def check_learning(train: Train, student: nn.Module) -> None:
+    """Refuse an optimizer or a schedule that cannot work before hours are spent on anything else.
+
+    Raises:
+        InputError: torch knows no such optimizer or scheduler, or they refuse their options.
+    """
+    _learning(train, student)
+
+
+def _learning(train: Train, student: nn.Module) -> tuple[torch.optim.Optimizer, LearningRate]:
+    if "lr" in train.optimizer_args:
+        raise InputError(
+            "the learning rate belongs in `train.lr`", where="train.optimizer_args", given=str(train.optimizer_args)
+        )
+    optimizer = make_optimizer(train.optimizer, student.parameters(), lr=train.lr, **train.optimizer_args)
+    rate = learning_rate(
+        train.scheduler, optimizer, lr=train.lr, warm_up=train.warm_up, interval=train.scheduler_interval,
+        **train.scheduler_args,
+    )  # fmt: skip
+    return optimizer, rate
+
+
 def _arm(
     name: str,
     objective: Objective,
@@ -138,11 +161,7 @@ def _arm(
     last: bool,
 ) -> Arm:
     student.to(device.device)
-    optimizer = make_optimizer(train.optimizer, student.parameters(), lr=train.lr, **train.optimizer_args)
-    rate = learning_rate(
-        train.scheduler, optimizer, lr=train.lr, warm_up=train.warm_up, interval=train.scheduler_interval,
-        **train.scheduler_args,
-    )  # fmt: skip
+    optimizer, rate = _learning(train, student)
     stop = Stop(metric=train.stop.metric, patience=train.stop.patience, target=train.stop.target)
     if last:
         student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

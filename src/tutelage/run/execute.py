@@ -11,13 +11,17 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
+from torch import nn
 
 from tutelage import __version__
+from tutelage.errors import DamagedError, ModelError
 from tutelage.evaluation.cost import parameters
-from tutelage.files import read_json
+from tutelage.evaluation.scorecard import FORMAT
+from tutelage.files import read_json, read_text
+from tutelage.models import state_digest
 from tutelage.recipe import RESUMABLE, Recipe, diff, from_text
 from tutelage.report import verdict
-from tutelage.run.cohorts import Workshop, train_cohort
+from tutelage.run.cohorts import Workshop, check_learning, train_cohort
 from tutelage.run.folder import RunFolder
 from tutelage.run.job import Job, job_of_recipe
 from tutelage.run.judge import describe, judge
@@ -86,7 +90,7 @@ def run_recipe(
     earlier = Path(out) / "config.yaml"
     if earlier.is_file() and not overwrite:
         # Seeds that were drawn by chance are drawn once: a run that goes on keeps its own.
-        recipe = recipe.continuing(from_text(earlier.read_text(encoding="utf-8")))
+        recipe = recipe.continuing(from_text(read_text(earlier)))
     job = job_of_recipe(recipe, trust=trust)
     return execute(
         job, Path(out), differences=differences, overwrite=overwrite, quiet=quiet,
@@ -111,7 +115,7 @@ def execute(
         device.barrier()
         if folder.complete:
             folder.tell(f"already complete; to run it again, choose another --out or add --overwrite ({out})")
-            return Run(folder.path, read_json(folder.path / "report.json"))
+            return Run(folder.path, _read_report(folder.path / "report.json"))
         return _under_way(job, folder, device, quiet=quiet, command=command)
 
 
@@ -136,8 +140,10 @@ def _under_way(job: Job, folder: RunFolder, device: Device, *, quiet: bool, comm
 
 def _run(job: Job, shop: Workshop, started: float, command: str) -> Run:
     folder = shop.folder
+    student = _build_early(job)
     teacher = obtain_teacher(job, shop)
-    _introduce(job, shop, teacher)
+    _same_teacher(folder, teacher)
+    _introduce(job, shop, teacher, student)
     for number, seed in enumerate(job.seeds, 1):
         files = {name: student_file(folder.path, name, seed) for name in job.arms}
         if all(path.with_name("student.json").is_file() for path in files.values()):
@@ -166,10 +172,44 @@ def _run(job: Job, shop: Workshop, started: float, command: str) -> Run:
     return Run(folder.path, report)
 
 
-def _introduce(job: Job, shop: Workshop, teacher: TeacherInHand) -> None:
-    """Say what is about to happen, with sizes."""
+def _read_report(path: Path) -> dict[str, Any]:
+    report = read_json(path)
+    if report.get("format") != FORMAT:
+        raise DamagedError(
+            f"{path} is no report of this version",
+            given=str(report.get("format")),
+            expected=FORMAT,
+            fix="add --overwrite to run again, or choose another --out",
+        )
+    return report
+
+
+def _build_early(job: Job) -> nn.Module:
+    """Build what can be built before the teacher costs anything: most mistakes in a recipe come out here."""
     with torch.random.fork_rng():
         student = job.student()
+        check_learning(job.train, student)
+        if job.teacher.build is not None and job.teacher.train is not None:
+            check_learning(job.teacher.train, job.teacher.build())
+    return student
+
+
+def _same_teacher(folder: RunFolder, teacher: TeacherInHand) -> None:
+    """A run has one teacher: where it goes on, the one it began with."""
+    now = state_digest(teacher.module) if teacher.module is not None else teacher.teacher.fingerprint()
+    before = folder.manifest.setdefault("teacher", now)
+    if now != before:
+        raise ModelError(
+            "the teacher is not the one that this run began with",
+            given=now[:16],
+            expected=str(before)[:16],
+            fix="bring the old weights back, or choose another folder with --out",
+        )
+    folder.save()
+
+
+def _introduce(job: Job, shop: Workshop, teacher: TeacherInHand, student: nn.Module) -> None:
+    """Say what is about to happen, with sizes."""
     for model in (teacher.module, student):
         for notice in getattr(model, "notices", ()):
             shop.folder.tell(notice)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, final
 
 from tutelage.errors import DamagedError, DataError, InputError, MismatchError
-from tutelage.files import hold, read_json, sweep, write_json, write_text
+from tutelage.files import hold, read_json, read_text, sweep, write_json, write_text
 
 __all__ = ["RunFolder", "check_place"]
 
@@ -113,7 +113,7 @@ class RunFolder:
         if self.manifest and not path.is_file():
             raise DamagedError(f"{path} is missing", fix="add --overwrite to start again, or choose another --out")
         if path.is_file():
-            changed = differences(_read_config(path))
+            changed = differences(read_text(path))
             if changed:
                 shown = changed if len(changed) <= _MOST_SHOWN else [*changed[:_MOST_SHOWN], "…"]
                 raise InputError(
@@ -218,10 +218,3 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if not whole:
         raise DamagedError(f"{path} is not what a run wrote", fix="restore it, or add --overwrite to start again")
     return manifest
-
-
-def _read_config(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise DamagedError(f"{path} is not text", fix="restore it, or add --overwrite to start again") from error

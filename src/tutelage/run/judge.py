@@ -13,16 +13,15 @@ from torch import Tensor, nn
 
 from tutelage import evaluation
 from tutelage.data import Examples, leaks
-from tutelage.errors import DamagedError
 from tutelage.evaluation.cost import Latency, latency, parameters
 from tutelage.evaluation.predict import ask, predict
-from tutelage.files import read_json, sha256, write_bytes
+from tutelage.files import sha256, write_bytes
 from tutelage.models import load_weights
 from tutelage.objective import Objective
 from tutelage.report import write_report
 from tutelage.run.cohorts import Workshop
 from tutelage.run.job import Job
-from tutelage.run.students import student_file
+from tutelage.run.students import read_facts, student_file
 from tutelage.run.teacher import TeacherInHand
 from tutelage.schedules import Schedule
 
@@ -56,9 +55,7 @@ def judge(job: Job, shop: Workshop, teacher: TeacherInHand, *, wall_seconds: flo
         students = []
         for seed in job.seeds:
             path = student_file(folder, name, seed)
-            facts = read_json(path.with_name("student.json"))
-            if sha256(path) != facts["sha256"]:
-                raise DamagedError(f"{path} was altered since it was saved", fix="remove its folder to train it again")
+            facts = read_facts(path)
             # Built anew and loaded: what is judged is the file, not what happens to be in memory.
             with torch.random.fork_rng():
                 student = job.student()

@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import nn
 
-from tutelage.errors import ModelError
+from tutelage.errors import DamagedError, ModelError
 from tutelage.files import read_json, sha256, write_json
 from tutelage.models import ModelSpec, build, load_weights, save_weights
 from tutelage.training import Arm
 
-__all__ = ["load_student", "save_student", "student_file"]
+__all__ = ["load_student", "read_facts", "save_student", "student_file"]
 
 
 def student_file(root: Path, arm: str, seed: int) -> Path:
@@ -30,6 +30,23 @@ def save_student(path: Path, arm: Arm, config: Mapping[str, Any]) -> None:
     write_json(path.with_name("student.json"), facts)
 
 
+def read_facts(path: Path) -> dict[str, Any]:
+    """What `save_student` wrote beside a student's weights, once the weights are seen to be the ones it wrote.
+
+    Raises:
+        DamagedError: the weights or the facts are missing, or not what they were.
+    """
+    facts = read_json(path.with_name("student.json"))
+    fix = f"remove {path.parent} to train this student again"
+    if {"sha256", "kept_epoch", "curve"} - set(facts):
+        raise DamagedError(f"{path.with_name('student.json')} does not say what it should", fix=fix)
+    if not path.is_file():
+        raise DamagedError(f"{path} is missing", fix=fix)
+    if sha256(path) != facts["sha256"]:
+        raise DamagedError(f"{path} was altered since it was saved", fix=fix)
+    return facts
+
+
 def load_student(folder: Path | str, *, trust: bool = False) -> nn.Module:
     """Load a student that a run made, in eval mode: images in [0, 1] go in, logits come out.
 
@@ -44,7 +61,7 @@ def load_student(folder: Path | str, *, trust: bool = False) -> nn.Module:
     folder = Path(folder)
     if not (folder / "student.json").is_file():
         raise ModelError(f"no student in {folder}", expected="a folder such as runs/first/students/distilled/seed-0")
-    facts = read_json(folder / "student.json")
+    facts = read_facts(folder / "student.safetensors")
     if facts.get("model") is None:
         raise ModelError(
             f"the student in {folder} was built by code outside tutelage",

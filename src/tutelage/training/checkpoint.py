@@ -146,7 +146,9 @@ def _fault(folder: Path) -> str | None:
         return "it is not complete"
     for file in _FILES:
         path = folder / file
-        if file not in sums or not path.is_file():
+        if not isinstance(sums.get(file), dict) or {"bytes", "sha256"} - set(sums[file]):
+            return "its list of sums was altered"
+        if not path.is_file():
             return f"{file} is missing"
         if path.stat().st_size != sums[file]["bytes"]:
             return f"{file} has {path.stat().st_size} bytes, not {sums[file]['bytes']}"
