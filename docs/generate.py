@@ -49,7 +49,8 @@ def methods() -> str:
 def commands() -> str:
     """Every command's help, as the terminal shows it."""
     lines = ["# Commands", "", "Made by `python docs/generate.py` from the command line itself."]
-    context = click.Context(cli, info_name="tutelage", max_content_width=100, terminal_width=100)
+    # As the program itself starts: click remembers the names of the help option from its first use.
+    context = cli.make_context("tutelage", [], resilient_parsing=True, max_content_width=100, terminal_width=100)
     lines += ["", "```", cli.get_help(context), "```"]
     for name in cli.list_commands(context):
         command = cli.commands[name]

@@ -227,9 +227,10 @@ def test_the_others_part_does_not_see_the_label_s_logit() -> None:
     assert slope.gather(-1, labels.unsqueeze(-1)).abs().max() < 1e-15
 
 
-def test_a_sure_teacher_keeps_its_ranking_of_the_others() -> None:
-    # Beside a label that is 2000 ahead, mixing it into the others by a constant such as -1000 would win over all.
-    teacher = torch.tensor([[2000.0, 2.0, 1.0, 0.0]])
+@pytest.mark.parametrize("level", [0.0, -1e4])
+def test_a_sure_teacher_keeps_its_ranking_of_the_others(level: float) -> None:
+    # Subtracting a constant such as -1000 from the label's logit leaves it ahead; setting it to -1000 does at -1e4.
+    teacher = torch.tensor([[2000.0, 2.0, 1.0, 0.0]]) + level
     student = torch.tensor([[0.0, 0.0, 0.0, 0.0]])
     labels = torch.tensor([0])
     found = decoupled(student, teacher, labels, alpha=0.0, beta=1.0, temperature=1.0)

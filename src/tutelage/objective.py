@@ -57,7 +57,7 @@ class Term:
         title = self.name or self.loss.__name__
         parameters = inspect.signature(self.loss).parameters.values()
         reads = tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
-        takes = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+        takes = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "mask"}
         weight = as_schedule(self.weight)
         temperature = None if self.temperature is None else as_schedule(self.temperature)
         for unknown in sorted(set(reads) - set(NEEDS)):

@@ -262,7 +262,7 @@ def _describe(node: Node) -> str | None:
 def _bounds(node: Node) -> str:
     low, high = node.get("minimum"), node.get("maximum")
     if low is not None and high is not None:
-        return f" from {low:g} to {high:g}"
+        return f" from {low:.10g} to {high:.10g}"
     signs = (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<"))
     found = [f"{sign} {node[key]:.10g}" for key, sign in signs if key in node]
     return " " + " and ".join(found) if found else ""

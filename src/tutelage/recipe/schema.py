@@ -282,7 +282,7 @@ class Recipe(Section):
     """How every arm of the student is trained."""
     device: Device = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
-    threads: Count | None = None
+    threads: Annotated[int, Field(ge=1, le=256)] | None = None
     """How many threads torch may use; null leaves its own choice. Very small nets learn faster on one."""
     report: Report = Report()
     """What to measure for the report."""

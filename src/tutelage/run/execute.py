@@ -22,7 +22,7 @@ from tutelage.models import state_digest
 from tutelage.recipe import RESUMABLE, Recipe, diff, from_text
 from tutelage.report import verdict
 from tutelage.run.cohorts import Workshop, check_learning, train_cohort
-from tutelage.run.folder import RunFolder
+from tutelage.run.folder import RunFolder, check_place
 from tutelage.run.job import Job, job_of_recipe
 from tutelage.run.judge import describe, judge
 from tutelage.run.students import save_student, student_file
@@ -84,13 +84,15 @@ def run_recipe(
         TutelageError: everything a user can mend, as the tree in `tutelage.errors` says.
     """
 
-    def differences(text: str) -> list[str]:
-        return [line for line in diff(from_text(text), recipe) if line.split(":")[0] not in RESUMABLE]
-
-    earlier = Path(out) / "config.yaml"
+    check_place(Path(out))
+    earlier = Path(out).expanduser() / "config.yaml"
     if earlier.is_file() and not overwrite:
         # Seeds that were drawn by chance are drawn once: a run that goes on keeps its own.
-        recipe = recipe.continuing(from_text(read_text(earlier)))
+        recipe = recipe.continuing(from_text(read_text(earlier), str(earlier)))
+
+    def differences(text: str) -> list[str]:
+        return [line for line in diff(from_text(text, str(earlier)), recipe) if line.split(":")[0] not in RESUMABLE]
+
     job = job_of_recipe(recipe, trust=trust)
     return execute(
         job, Path(out), differences=differences, overwrite=overwrite, quiet=quiet,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -65,7 +65,7 @@ def job_of_recipe(recipe: Recipe, *, trust: bool) -> Job:
     if problems:
         raise RecipeError(problems)
     views = Views(**recipe.data.views.model_dump())
-    arms = {name: objective_of(terms) for name, terms in recipe.arms.items()}
+    arms = {name: objective_of(terms, f"arms.{name}") for name, terms in recipe.arms.items()}
     _check_labels(arms, views)
     source = recipe.data
     splits = load(
@@ -121,7 +121,7 @@ def job_of_recipe(recipe: Recipe, *, trust: bool) -> Job:
     )
 
 
-def objective_of(terms: Sequence[TermSpec]) -> Objective:
+def objective_of(terms: Sequence[TermSpec], where: str) -> Objective:
     """Terms of a recipe -> an objective.
 
     Raises:
@@ -129,7 +129,7 @@ def objective_of(terms: Sequence[TermSpec]) -> Objective:
     """
     made: list[Term] = []
     problems: list[Problem] = []
-    for term in terms:
+    for number, term in enumerate(terms):
         try:
             made.append(
                 Term(
@@ -141,7 +141,7 @@ def objective_of(terms: Sequence[TermSpec]) -> Objective:
                 )
             )
         except InputError as error:
-            problems.append(error.problem)
+            problems.append(replace(error.problem, where=f"{where}.{number}"))
     if problems:
         raise RecipeError(problems)
     return Objective(made)

@@ -54,6 +54,7 @@ def judge(job: Job, shop: Workshop, teacher: TeacherInHand, *, wall_seconds: flo
     for name, objective in job.arms.items():
         students = []
         for seed in job.seeds:
+            shop.signals.check()
             path = student_file(folder, name, seed)
             facts = read_facts(path)
             # Built anew and loaded: what is judged is the file, not what happens to be in memory.

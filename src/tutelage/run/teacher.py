@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tutelage.errors import DamagedError, ModelError
+from tutelage.errors import DamagedError, ModelError, TutelageError
 from tutelage.evaluation.predict import ask, predict, validation_scores
 from tutelage.files import cache_folder, read_json, sha256, write_json
 from tutelage.losses import cross_entropy
@@ -113,8 +113,12 @@ def _trained(job: Job, module: nn.Module, shop: Workshop) -> list[dict[str, floa
     )["teacher"]  # fmt: skip
     module.load_state_dict(arm.best)
     if shop.device.rank == 0:
-        save_weights(module, cached)
-        write_json(facts, {"sha256": sha256(cached), "curve": arm.curve, "describes": job.teacher.describes})
+        try:
+            save_weights(module, cached)
+            write_json(facts, {"sha256": sha256(cached), "curve": arm.curve, "describes": job.teacher.describes})
+        except TutelageError as error:
+            # The teacher is in the run's own folder; without a cache the next run trains its own.
+            shop.folder.tell(f"teacher: it cannot be kept in the cache ({error.problem.what})")
     return arm.curve
 
 

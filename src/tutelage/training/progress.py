@@ -137,4 +137,6 @@ class MetricsFile(Listener):
             row = json.loads(line)
         except ValueError:
             return False  # the torn last line of a killed process
+        if not isinstance(row, dict):
+            return False
         return bool(row.get("cohort") != cohort or row.get("step", 0) <= step)
