@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -217,7 +218,7 @@ def test_parts_carry_no_graph_and_the_total_does() -> None:
 
 def test_terms_of_one_name_are_told_apart() -> None:
     objective = Objective([Term(soft_target, 0.5, 1.0), cross_entropy, Term(soft_target, 0.5, 4.0)])
-    assert objective.names == ("soft_target-1", "cross_entropy", "soft_target-3")
+    assert objective.names == ("soft_target-1", "cross_entropy", "soft_target-2")
     step = objective(Outputs(STUDENT), Outputs(TEACHER), batch())
     assert float(step.parts["soft_target-1"]) == pytest.approx(0.400098, abs=1e-6)
     assert float(step.parts["soft_target-3"]) == pytest.approx(0.437174, abs=1e-6)
@@ -438,3 +439,44 @@ def test_the_student_reads_the_view_that_it_is_told() -> None:
     distiller = Distiller(learner, teacher, [soft_target], view="small")
     expected = soft_target(learner(both.inputs["small"]), teacher.module(both.inputs["x"]))
     assert torch.equal(distiller(both).loss, expected)
+
+
+def test_names_of_terms_are_distinct() -> None:
+    def a(student_logits: torch.Tensor) -> torch.Tensor:
+        return student_logits.mean()
+
+    objective = Objective([Term(a), Term(a), Term(a, name="a-2")])
+    assert len(set(objective.names)) == 3
+    assert objective.names[2] == "a-2"
+
+
+def test_partials_and_modules_are_losses_too() -> None:
+    class Loss(torch.nn.Module):
+        def forward(self, student_logits: torch.Tensor) -> torch.Tensor:
+            return student_logits.mean()
+
+    assert Term(functools.partial(soft_target, temperature=2.0)).name == "soft_target"
+    assert Term(Loss()).name == "Loss"
+
+
+def test_a_temperature_is_no_option() -> None:
+    with pytest.raises(InputError, match=r"give it to the term"):
+        Term(soft_target, options={"temperature": 8.0})
+
+
+def test_a_student_cannot_teach_itself() -> None:
+    net = torch.nn.Linear(3, 2)
+    with pytest.raises(InputError, match="the same object"):
+        Distiller(net, net, [soft_target])
+
+
+def test_an_unknown_view_is_told_with_the_known_ones() -> None:
+    distiller = Distiller(torch.nn.Linear(3, 2), None, [cross_entropy], view="y")
+    batch = Batch(torch.arange(2), {"x": torch.zeros(2, 3)}, torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(InputError, match=r"no view `y`(.|\n)*given +x"):
+        distiller(batch)
+
+
+def test_a_point_is_a_pair() -> None:
+    with pytest.raises(InputError, match="is a pair"):
+        piecewise([(0.0,)])  # type: ignore[list-item]

@@ -322,3 +322,18 @@ def test_common_objects_become_teachers() -> None:
     with pytest.raises(InputError, match="cannot be a teacher") as caught:
         as_teacher(len)  # type: ignore[arg-type]
     assert caught.value.problem.given == "builtin_function_or_method"
+
+
+def test_a_part_that_is_set_to_train_does_not_move_the_statistics() -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 2))
+    teacher = ModuleTeacher(net)
+    before = teacher.fingerprint()
+    net[1].train()
+    teacher.answer(Batch(torch.arange(8), {"x": torch.randn(8, 4)}, torch.zeros(8, dtype=torch.int64)))
+    assert not net[1].training
+    assert teacher.fingerprint() == before
+
+
+def test_an_empty_table_is_refused() -> None:
+    with pytest.raises(InputError, match="do not belong together"):
+        TableTeacher(torch.empty(0, dtype=torch.int64), torch.empty(0, 3))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.errors import InputError, ModelError
-from tutelage.objective import Loss, Objective, Term
+from tutelage.objective import Loss, Objective, Term, read_view
 from tutelage.teachers import Teacher, as_teacher
 from tutelage.types import Batch, Outputs, Step
 
@@ -42,6 +42,11 @@ class Distiller(nn.Module):
         view: str = "x",
     ) -> None:
         super().__init__()
+        if teacher is student:
+            raise InputError(
+                "teacher and student are the same object, which cannot be frozen and learn",
+                fix="give the student a copy: copy.deepcopy(teacher)",
+            )
         self.student = student
         self.teacher = None if teacher is None else as_teacher(teacher)
         self.objective = objective if isinstance(objective, Objective) else Objective(objective)
@@ -73,7 +78,7 @@ class Distiller(nn.Module):
             progress = 0.0
         if answer is None and self.teacher is not None and self.objective.needs_teacher:
             answer = self.teacher.answer(batch)
-        logits = self.student(batch.inputs[self.view])
+        logits = self.student(read_view(batch, self.view))
         if not isinstance(logits, Tensor):
             raise ModelError(
                 "the student does not answer with logits", given=type(logits).__name__, expected="a tensor (B, C)"

@@ -6,6 +6,7 @@ A term's needs are the names of its loss's positional parameters (`student_logit
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from tutelage.errors import InputError
 from tutelage.schedules import Schedule, as_schedule, is_constant
 from tutelage.types import Batch, Outputs, Step
 
-__all__ = ["NEEDS", "Objective", "Term"]
+__all__ = ["NEEDS", "Objective", "Term", "read_view", "title_of"]
 
 NEEDS: Mapping[str, str] = {
     "student_logits": "the student's logits, (B, C)",
@@ -54,7 +55,7 @@ class Term:
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__
-        title = self.name or self.loss.__name__
+        title = self.name or title_of(self.loss)
         parameters = inspect.signature(self.loss).parameters.values()
         reads = tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
         takes = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "mask"}
@@ -70,6 +71,10 @@ class Term:
             raise InputError(
                 f"the loss `{title}` has no option `{unknown}`",
                 expected="one of " + (", ".join(sorted(takes)) or "none"),
+            )
+        if "temperature" in self.options:
+            raise InputError(
+                f"the temperature of `{title}` is not an option", fix="give it to the term: Term(loss, temperature=…)"
             )
         if temperature is not None and "temperature" not in takes:
             raise InputError(f"the loss `{title}` has no temperature", given=temperature.name, fix="leave it out")
@@ -108,7 +113,7 @@ class Objective:
             raise InputError("an objective needs at least one term", fix="for instance [Term(cross_entropy)]")
         self.terms = tuple(term if isinstance(term, Term) else Term(term) for term in terms)
         names = [str(term.name) for term in self.terms]
-        self.names = tuple(n if names.count(n) == 1 else f"{n}-{i}" for i, n in enumerate(names, 1))
+        self.names = tuple(_distinct(names))
         self.needs = frozenset(need for term in self.terms for need in term.needs)
         self.moves = any(term.moves for term in self.terms)
 
@@ -151,6 +156,36 @@ class Objective:
             assert isinstance(logits, Tensor)
             total = torch.zeros((), device=logits.device) * logits.sum()
         return Step(total, parts)
+
+
+def title_of(loss: Loss) -> str:
+    """What to call a loss: its name, or that of the function that a partial wraps, or of its type."""
+    while isinstance(loss, functools.partial):
+        loss = loss.func
+    return getattr(loss, "__name__", type(loss).__name__)
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """The names, with numbers behind those that come twice, none of them taken already."""
+    found: list[str] = []
+    for name in names:
+        number, free = 1, name if names.count(name) == 1 else f"{name}-1"
+        while free in found or (free != name and free in names):
+            number += 1
+            free = f"{name}-{number}"
+        found.append(free)
+    return found
+
+
+def read_view(batch: Batch, name: str) -> Tensor:
+    """One of a batch's input views.
+
+    Raises:
+        InputError: it has none of that name.
+    """
+    if name not in batch.inputs:
+        raise InputError(f"the batch has no view `{name}`", given=", ".join(batch.inputs) or "no views", fix="name one")
+    return batch.inputs[name]
 
 
 def _read(need: str, student: Outputs, teacher: Outputs | None, batch: Batch) -> object:

@@ -65,6 +65,8 @@ def warm_up(value: float, until: float) -> Schedule:
 
 def piecewise(points: Sequence[tuple[float, float]]) -> Schedule:
     """Straight lines through `(progress, value)` points; constant before the first and after the last."""
+    if any(len(point) != 2 for point in points):
+        raise InputError("a point of a piecewise schedule is a pair", given=points, expected="[progress, value]")
     pairs = [(_number(p), _number(v)) for p, v in points]
     if (
         not pairs

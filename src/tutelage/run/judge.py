@@ -17,7 +17,7 @@ from tutelage.evaluation.cost import Latency, latency, parameters
 from tutelage.evaluation.predict import ask, predict
 from tutelage.files import sha256, write_bytes
 from tutelage.models import load_weights
-from tutelage.objective import Objective
+from tutelage.objective import Objective, title_of
 from tutelage.report import write_report
 from tutelage.run.cohorts import Workshop
 from tutelage.run.job import Job
@@ -113,7 +113,7 @@ def describe(objective: Objective) -> str:
     words = []
     for term in objective.terms:
         weight = term.weight.name if isinstance(term.weight, Schedule) else f"{term.weight:g}"
-        text = term.loss.__name__ if weight == "1" else f"{weight} · {term.loss.__name__}"
+        text = title_of(term.loss) if weight == "1" else f"{weight} · {title_of(term.loss)}"
         extra = [f"T = {term.temperature.name}"] if isinstance(term.temperature, Schedule) else []
         extra += [f"{key} = {value}" for key, value in term.options.items()]
         words.append(text + (f" ({', '.join(extra)})" if extra else ""))

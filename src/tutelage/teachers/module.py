@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tutelage.errors import ModelError
 from tutelage.models import fold_batchnorm, state_digest
+from tutelage.objective import read_view
 from tutelage.types import Batch, Outputs
 
 __all__ = ["ModuleTeacher"]
@@ -36,6 +37,9 @@ class ModuleTeacher:
         if channels_last:
             self._answering = self._answering.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
+        # A part of it may be set to train mode by itself, for instance a backbone that a student shares.
+        self._modules = tuple(self._answering.modules())
+
     def answer(self, batch: Batch) -> Outputs:
         """Logits (B, C) in float32, without a graph.
 
@@ -44,9 +48,9 @@ class ModuleTeacher:
         """
         # Somebody may have called .train() on it between two batches; a frozen teacher that moves its statistics is the
         # most common silent fault of distillation code.
-        if self._answering.training:
+        if any(module.training for module in self._modules):
             self._answering.eval()
-        view = batch.inputs[self.view]
+        view = read_view(batch, self.view)
         with torch.no_grad():
             logits = self._answering(view)
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(view):

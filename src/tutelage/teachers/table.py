@@ -27,11 +27,11 @@ class TableTeacher:
     """
 
     def __init__(self, ids: Tensor, logits: Tensor) -> None:
-        if ids.ndim != 1 or logits.ndim != 2 or len(ids) != len(logits):
+        if ids.ndim != 1 or logits.ndim != 2 or len(ids) != len(logits) or not len(ids):
             raise InputError(
                 "ids and logits do not belong together",
                 given=f"ids {tuple(ids.shape)}, logits {tuple(logits.shape)}",
-                expected="(N,) and (N, C)",
+                expected="(N,) and (N, C), N ≥ 1",
             )
         self._ids, order = torch.sort(ids, stable=True)
         self._logits = logits[order].detach()
