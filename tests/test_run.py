@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -297,3 +298,15 @@ def test_the_tree_of_errors_is_drawn_as_it_is() -> None:
     assert {c.__name__: str(c.exit_code) for c in found if c is not errors.Interrupted} == {
         name: code for name, code in drawn.items() if name != "Interrupted"
     }
+
+
+def test_the_snippet_of_the_card_loads_the_student(finished: tutelage.Run, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(finished.folder, moved)
+    card = (moved / "README.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"^```python\n(.*?)^```", card, re.MULTILINE | re.DOTALL)
+    assert str(finished.folder) not in snippet
+    shown = subprocess.run(
+        [sys.executable, "-c", snippet + "\nprint(tuple(logits.shape))"], cwd=moved, capture_output=True, text=True
+    )
+    assert shown.stdout == "(1, 10)\n", shown.stderr

@@ -108,7 +108,7 @@ class RunFacts:
     recipe_name: str
     recipe_text: str
     command: str
-    load_snippet: str  # Python that loads the student without tutelage
+    load_snippet: str  # Python that loads the student, from the folder of the run
     versions: Mapping[str, str]
     wall_seconds: float
     deterministic: bool

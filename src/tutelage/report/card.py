@@ -30,7 +30,7 @@ def card(report: Report) -> str:
         f"n = {report['data']['totals']['test']:,} test examples of {_plain(report['data']['name'])}, "
         f"{numbers.plural(len(report['seeds']), 'seed')}. ± is half of the 95 % interval over seeds. "
         "All numbers are in `report.json`, with intervals over test examples too; `report.html` shows them.\n",
-        "## Load the student without tutelage\n",
+        "## Load the student\n",
         _fenced(report["load_snippet"], "python"),
         "## Limits\n",
         "\n".join(f"- {_plain(line)}" for line in _limits(report, said.warnings)) + "\n",

@@ -265,7 +265,7 @@ def _integrity(report: Report) -> Safe:
 def _use(report: Report) -> Safe:
     return _section(
         "Use the student",
-        "The student is an ordinary PyTorch file. This loads it without tutelage:",
+        "The student is an ordinary PyTorch file. This loads it:",
         tag("pre", tag("code", report["load_snippet"])),
     )
 

@@ -95,7 +95,7 @@ def judge(job: Job, shop: Workshop, teacher: TeacherInHand, *, wall_seconds: flo
             recipe_name=job.name,
             recipe_text=job.config,
             command=command,
-            load_snippet=_snippet(job, folder),
+            load_snippet=_snippet(job),
             versions=shop.folder.manifest["environment"],
             wall_seconds=wall_seconds,
             deterministic=job.train.deterministic,
@@ -141,12 +141,13 @@ def _data_facts(job: Job, shop: Workshop) -> evaluation.DataFacts:
     )
 
 
-def _snippet(job: Job, folder: Path) -> str:
+def _snippet(job: Job) -> str:
+    """How to load the headline's first student, from the folder of the run, wherever that was moved to."""
     headline = next((name for name, o in job.arms.items() if o.needs_teacher), next(iter(job.arms)))
-    path = student_file(folder, headline, job.seeds[0])
+    path = student_file(Path(), headline, job.seeds[0])
     if job.student_config.get("model") is None:
         return (
-            "from safetensors.torch import load_file\n"
+            "from safetensors.torch import load_file\n\n"
             "student = ...  # built by your own code\n"
             f'student.load_state_dict(load_file("{path}"))'
         )
