@@ -20,6 +20,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TUTELAGE_CACHE", str(folder))
+        patch.setenv("OMP_NUM_THREADS", "1")  # and so for the processes that tests start
         yield folder
 
 
