@@ -310,3 +310,14 @@ def test_the_snippet_of_the_card_loads_the_student(finished: tutelage.Run, tmp_p
         [sys.executable, "-c", snippet + "\nprint(tuple(logits.shape))"], cwd=moved, capture_output=True, text=True
     )
     assert shown.stdout == "(1, 10)\n", shown.stderr
+
+
+def test_the_teacher_learns_in_its_own_precision(tmp_path: Path) -> None:
+    plain = run_recipe(tiny("seeds=[0]"), tmp_path / "plain", quiet=True)
+    half = run_recipe(tiny("seeds=[0]", "teacher.train.precision=bf16"), tmp_path / "half", quiet=True)
+    teachers = [load_file(run.folder / "teacher" / "teacher.safetensors") for run in (plain, half)]
+    assert any(not torch.equal(teachers[0][name], teachers[1][name]) for name in teachers[0])
+    # Students without a teacher do not notice.
+    digests = [students(run.folder) for run in (plain, half)]
+    name = "students/scratch/seed-0/last.safetensors"
+    assert digests[0][name] == digests[1][name]

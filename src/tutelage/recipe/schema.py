@@ -151,7 +151,7 @@ class Train(Section):
     checkpoint_seconds: NotNegative = 30.0
     """At most this much work is lost when a run is killed."""
     engine: Literal["plain", "fabric"] = "plain"
-    """Plain torch, or Lightning Fabric for many devices."""
+    """Plain torch, or Lightning Fabric for many devices; a run has one, that of the students' training."""
 
     @field_validator("warm_up")
     @classmethod

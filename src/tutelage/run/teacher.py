@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from tutelage.objective import Objective
 from tutelage.run.cohorts import Workshop, train_cohort
 from tutelage.run.job import Job
 from tutelage.teachers import ModuleTeacher, Teacher
+from tutelage.training import make_device
 
 __all__ = ["TeacherInHand", "obtain_teacher"]
 
@@ -108,7 +109,7 @@ def _trained(job: Job, module: nn.Module, shop: Workshop) -> list[dict[str, floa
             shop.folder.tell(f"teacher: found in the cache ({home})")
             return [dict(row) for row in known["curve"]]
     arm = train_cohort(
-        job, shop, name="teacher", seed=job.teacher.seed, train=job.teacher.train, teacher=None,
+        job, _own_precision(job, shop), name="teacher", seed=job.teacher.seed, train=job.teacher.train, teacher=None,
         arms={"teacher": Objective([cross_entropy])}, build=lambda: module,
     )["teacher"]  # fmt: skip
     module.load_state_dict(arm.best)
@@ -120,6 +121,15 @@ def _trained(job: Job, module: nn.Module, shop: Workshop) -> list[dict[str, floa
             # The teacher is in the run's own folder; without a cache the next run trains its own.
             shop.folder.tell(f"teacher: it cannot be kept in the cache ({error.problem.what})")
     return arm.curve
+
+
+def _own_precision(job: Job, shop: Workshop) -> Workshop:
+    """The same workshop in the precision that the teacher's training asks for; several processes share one device."""
+    assert job.teacher.train is not None
+    precision = job.teacher.train.precision
+    if precision == job.train.precision or shop.device.world > 1:
+        return shop
+    return replace(shop, device=make_device(job.device, precision=precision))
 
 
 def _key(job: Job, module: nn.Module) -> str:
