@@ -91,3 +91,36 @@ def test_a_cut_run_in_either_order_of_memory_ends_with_the_same_bits(last: bool,
     go(resumed)
     left, right = (one.arms[0].student.state_dict() for one in (straight, resumed))
     assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_a_cut_run_in_half_precision_keeps_its_scale(tmp_path: Path) -> None:
+    images = torch.randint(0, 256, (48, 1, 8, 8), dtype=torch.uint8)
+    data = Examples.make(images, images.flatten(1).float().argmax(1) % 3, ["a", "b", "c"], "toy")
+
+    def go(stop_at: int | None, resume: bool) -> tuple[Cohort, dict[str, object]]:
+        torch.manual_seed(3)
+        device = PlainDevice(dtype=torch.float16)
+        student = net("mlp", 8, width=8)
+        made = make_optimizer("adamw", student.parameters(), lr=0.01)
+        prepared = device.prepare(student, made)
+        arm = Arm("a", Distiller(prepared, None, [cross_entropy]), made, learning_rate(None, made, lr=0.01))
+        cohort = Cohort("c", 0, [arm])
+        checkpoints = Checkpoints(tmp_path, seconds=1e9, device=device)
+
+        class Save(Listener):
+            def on_step(self, cohort: Cohort, at: Moment) -> None:
+                if at.step == stop_at:
+                    checkpoints.save(cohort)
+
+        if resume:
+            assert checkpoints.restore(cohort, device=torch.device("cpu"))
+            assert device.scaler_state(made)["_growth_tracker"] == 7
+        steps = Batches(data, batch_size=8, views=Views(), seed=0)
+        fit(cohort, steps, lambda _: {"accuracy": 0.0, "nll": 1.0}, device, epochs=2, listeners=[Save()])
+        return cohort, device.scaler_state(made)
+
+    straight, scale = go(7, resume=False)
+    resumed, again = go(None, resume=True)
+    assert scale == again
+    left, right = (one.arms[0].student.state_dict() for one in (straight, resumed))
+    assert all(torch.equal(left[name], right[name]) for name in left)

@@ -97,7 +97,10 @@ def train_cohort(
     made = [_arm(n, o, copy.deepcopy(initial), teacher, train, shop.device, last) for n, o in arms.items()]
     cohort = Cohort(name, seed, made, teacher)
     checkpoints = Checkpoints(
-        shop.folder.path / "checkpoints" / name, seconds=train.checkpoint_seconds, tell=shop.folder.tell
+        shop.folder.path / "checkpoints" / name,
+        seconds=train.checkpoint_seconds,
+        tell=shop.folder.tell,
+        device=shop.device,
     )
     if checkpoints.restore(cohort, device=shop.device.device):
         total = train.epochs * batches.steps_per_epoch

@@ -28,6 +28,7 @@ from torch import Tensor
 from tutelage.errors import DamagedError
 from tutelage.files import read_json, sha256, sync_folder, write_bytes, write_json, write_text
 from tutelage.training.arm import Arm
+from tutelage.training.device import Device, PlainDevice
 from tutelage.training.loop import Cohort, Listener, Moment
 
 __all__ = ["Checkpoints"]
@@ -44,12 +45,20 @@ class Checkpoints(Listener):
         seconds: save at the first step after this long.
         keep: how many to keep.
         tell: where to say that a damaged one was passed over.
+        device: whose fp16 scalers are saved along.
     """
 
     def __init__(
-        self, folder: Path, *, seconds: float = 30.0, keep: int = 2, tell: Callable[[str], None] = lambda _: None
+        self,
+        folder: Path,
+        *,
+        seconds: float = 30.0,
+        keep: int = 2,
+        tell: Callable[[str], None] = lambda _: None,
+        device: Device | None = None,
     ) -> None:
         self.folder = folder
+        self._device = device or PlainDevice()
         self._seconds = seconds
         self._keep = keep
         self._tell = tell
@@ -74,7 +83,7 @@ class Checkpoints(Listener):
             best |= {f"{arm.name}/{name}": value for name, value in arm.best.items()}
             tensors, numbers = _split_optimizer(arm.optimizer)
             optim |= {f"{arm.name}/{name}": value for name, value in tensors.items()}
-            arms[arm.name] = arm.state() | {"optimizer": numbers}
+            arms[arm.name] = arm.state() | {"optimizer": numbers, "scaler": self._device.scaler_state(arm.optimizer)}
         state = {
             "format": 1,
             "cohort": cohort.name,
@@ -135,6 +144,7 @@ class Checkpoints(Listener):
             arm.student.load_state_dict(_under(model, arm.name))
             arm.best = {name: value.to(device) for name, value in _under(best, arm.name).items()}
             _join_optimizer(arm, _under(optim, arm.name), saved["optimizer"])
+            self._device.load_scaler_state(arm.optimizer, saved["scaler"])
             arm.load_state(saved)
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol, final
+from typing import Any, Protocol, final
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +55,12 @@ class Device(Protocol):
     def seed(self, seed: int, step: int) -> None:
         """Make what is random in the coming forward pass a function of (seed, step)."""
         ...
+
+    def scaler_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """The numbers of the fp16 scaler of an optimizer; empty where there is none."""
+        ...
+
+    def load_scaler_state(self, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None: ...
 
     def barrier(self) -> None: ...
 
@@ -152,6 +158,15 @@ class PlainDevice:
 
     def seed(self, seed: int, step: int) -> None:
         seed_generators(self.device, seed, step)
+
+    def scaler_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        scaler = self._scalers.get(id(optimizer))
+        return {} if scaler is None else scaler.state_dict()
+
+    def load_scaler_state(self, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+        scaler = self._scalers.get(id(optimizer))
+        if scaler is not None and state:
+            scaler.load_state_dict(dict(state))
 
     def barrier(self) -> None: ...
 

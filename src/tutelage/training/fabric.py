@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, final
 
@@ -85,6 +85,15 @@ class FabricDevice:
 
     def seed(self, seed: int, step: int) -> None:
         seed_generators(self.device, seed * self.world + self.rank, step)
+
+    def scaler_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        # Fabric's precision plug-in has one scaler for all optimizers.
+        state: dict[str, Any] = self._fabric._precision.state_dict()
+        return state
+
+    def load_scaler_state(self, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+        if state:
+            self._fabric._precision.load_state_dict(dict(state))
 
     def barrier(self) -> None:
         self._fabric.barrier()
