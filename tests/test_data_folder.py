@@ -71,7 +71,7 @@ def test_names_and_order_of_files_do_not_matter(tmp_path: Path) -> None:
     fill(tmp_path / "one", ["a", "b"])
     (tmp_path / "two").mkdir()
     for place, file in enumerate(
-        sorted((tmp_path / "one").rglob("*.png"), key=lambda p: hash((p.name, p.parent.name)))
+        sorted((tmp_path / "one").rglob("*.png"), key=lambda p: (p.stem[::-1], p.parent.name))
     ):
         new = tmp_path / "two" / file.parent.name / f"zz {97 - place} — naïve\n.PNG"
         new.parent.mkdir(exist_ok=True)

@@ -15,9 +15,9 @@ from numpy.lib import format as npy
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from tutelage.data.examples import Examples, listed
+from tutelage.data.examples import Examples, check_names, listed
 from tutelage.data.folder import natural
-from tutelage.data.images import printable, refit
+from tutelage.data.images import absence, printable, refit
 from tutelage.data.splits import Splits, assemble, check_shares
 from tutelage.errors import DamagedError, DataError, TutelageError, nearest
 from tutelage.files import human_bytes
@@ -56,6 +56,9 @@ def from_arrays(
         DataError: the arrays cannot be used.
     """
     check_shares(val, test)
+    if classes is not None:
+        check_names(classes, name)
+    _refuse_mixed_names(y, name)
     labels, names = _labels({"y": _array(y, "y")}, classes, name)
     examples = Examples.make(torch.from_numpy(_inputs(_array(x, "x"), name)), labels["y"], names, name)
     return assemble({"train": examples}, val=val, test=test, seed=seed, where=name, allow_overlap=False)
@@ -124,9 +127,9 @@ def _pairs(arrays: Mapping[str, NDArray[Any]], where: str) -> dict[str, tuple[ND
 
 def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
     where = printable(path)
-    if not path.is_file():
-        what = "is not a file" if path.exists() else "does not exist"
-        raise DataError(f"{where} {what}", where="data.path", expected="an .npz file with x and y")
+    # Unlike the methods of Path, this answers for any path, however long or out of reach.
+    if not os.path.isfile(path):
+        raise DataError(f"{where} {absence(path, 'file')}", where="data.path", expected="an .npz file with x and y")
     try:
         with zipfile.ZipFile(path) as archive:
             members = [m for m in archive.infolist() if m.filename.endswith(".npy")]
@@ -180,8 +183,21 @@ def _refuse_bombs(members: Sequence[zipfile.ZipInfo], where: str) -> None:
 
 def _array(value: Any, what: str) -> NDArray[Any]:
     if isinstance(value, Tensor):
-        tensor = value.detach().cpu()
+        if value.layout != torch.strided or value.is_meta or value.is_quantized:
+            raise DataError(
+                f"{what} is not a plain tensor",
+                given=f"layout {value.layout}, {value.dtype}, on {value.device}",
+                expected="a dense tensor with values",
+            )
+        # A lazy conjugate or negative is still to be carried out.
+        tensor = value.detach().cpu().resolve_conj().resolve_neg()
         return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+    if isinstance(value, np.ma.MaskedArray) and value.mask.any():
+        raise DataError(
+            f"{what} has masked values, of which nothing can be learned",
+            given=f"{int(value.mask.sum()):,} of {value.size:,} masked",
+            fix="fill them, or drop their rows",
+        )
     try:
         return np.asarray(value)
     except ValueError as error:
@@ -236,6 +252,20 @@ def _labels(
     if len(names) < 2:
         raise DataError("classification needs at least two classes", where=where, given=listed(names) or "none")
     return {part: torch.from_numpy(y.astype(np.int64)) for part, y in numbered.items()}, names
+
+
+def _refuse_mixed_names(y: Any, where: str) -> None:
+    # NumPy makes text of all the rest: a missing label (NaN) would become a class called "nan".
+    if not isinstance(y, (list, tuple)) or not any(isinstance(label, str) for label in y):
+        return
+    odd = [f"{label!r} in row {row}" for row, label in enumerate(y) if not isinstance(label, str)]
+    if odd:
+        raise DataError(
+            f"{len(odd):,} of {len(y):,} labels are not names, while others are",
+            where=where,
+            given=f"{listed(odd)} (the first is row 0)",
+            fix="name them, or drop these rows",
+        )
 
 
 def _refuse_fractions(parts: Mapping[str, NDArray[Any]], where: str) -> None:

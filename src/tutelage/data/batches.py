@@ -39,7 +39,7 @@ class Batches:
     def __init__(self, examples: Examples, *, batch_size: int, views: Views, seed: int) -> None:
         if len(examples) < 2:
             raise DataError("there is nothing to learn from", given=f"{len(examples)} training example(s)")
-        if batch_size < 2:
+        if batch_size < 2 or batch_size % 1:
             raise InputError("the batch size is out of range", given=batch_size, expected="a whole number ≥ 2")
         views.check(examples)
         self._examples = examples
@@ -82,9 +82,10 @@ def plain_batches(examples: Examples, batch_size: int) -> Iterator[Batch]:
     Raises:
         InputError: the batch size is below 1.
     """
-    if batch_size < 1:
+    if batch_size < 1 or batch_size % 1:
         raise InputError("the batch size is out of range", given=batch_size, expected="a whole number ≥ 1")
     for start in range(0, len(examples), batch_size):
         part = slice(start, start + batch_size)
-        inputs = as_model_input(examples.inputs[part])
-        yield Batch(examples.ids[part], {"x": inputs}, examples.targets[part])
+        # Copies: a model may work in place, and the examples are still needed.
+        inputs = as_model_input(examples.inputs[part].clone())
+        yield Batch(examples.ids[part].clone(), {"x": inputs}, examples.targets[part].clone())

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tutelage.errors import DataError
 
-__all__ = ["Examples", "as_model_input", "listed"]
+__all__ = ["Examples", "as_model_input", "check_names", "listed"]
 
 # Standardised images stay well below this, bytes that were turned into floats lie well above.
 _UNSCALED = 16.0
@@ -49,7 +49,7 @@ class Examples:
         Raises:
             DataError: lengths, shapes or names do not fit, a label names no class, or an input is not finite.
         """
-        _check_names(classes, name)
+        check_names(classes, name)
         _check_shapes(inputs, targets, name)
         if not 0 <= int(targets.min()) <= int(targets.max()) < len(classes):
             raise DataError(
@@ -105,8 +105,21 @@ def listed(offenders: Sequence[object], *, most: int = 10, separator: str = ", "
     return shown if len(offenders) <= most else f"{shown}{separator}… ({len(offenders):,} in all)"
 
 
-def _check_names(classes: Sequence[str], where: str) -> None:
+def check_names(classes: Sequence[str], where: str) -> None:
+    """Refuse names of classes that could not be told apart, or not be written.
+
+    Raises:
+        DataError: which ones, and why.
+    """
     # Names go into reports, file names and terminals; half a surrogate or a control character breaks each of these.
+    if isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
+        raise DataError(
+            "classes are not a list of names",
+            where=where,
+            given=f"{classes!r:.80}",
+            expected="one text for each class",
+            fix="[str(name) for name in names] makes names of numbers",
+        )
     odd = [ascii(name) for name in classes if not name or any(category(c) in ("Cc", "Cs") for c in name)]
     if odd:
         raise DataError(
@@ -116,7 +129,9 @@ def _check_names(classes: Sequence[str], where: str) -> None:
             expected="text without control characters",
             fix="rename them",
         )
-    twice = sorted({name for name in classes if classes.count(name) > 1}) if len(set(classes)) < len(classes) else []
+    twice = (
+        sorted({name for name in classes if list(classes).count(name) > 1}) if len(set(classes)) < len(classes) else []
+    )
     if twice:
         raise DataError("class names must differ", where=where, given=f"more than once: {listed(twice)}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import torch
 
 from tutelage.data.examples import Examples, listed
-from tutelage.data.images import SUFFIXES, printable, read_images, stack
+from tutelage.data.images import SUFFIXES, absence, printable, read_images, stack
 from tutelage.data.splits import Splits, assemble, check_shares
 from tutelage.errors import DataError
 
@@ -60,10 +61,10 @@ def load_folder(
 
 def _parts(path: Path) -> dict[str, Path]:
     """The folders that hold class folders, by part; a folder without parts is all "train"."""
-    if not path.is_dir():
-        what = "is not a folder" if path.exists() else "does not exist"
+    # Unlike the methods of Path, this answers for any path, however long or out of reach.
+    if not os.path.isdir(path):
         raise DataError(
-            f"{printable(path)} {what}",
+            f"{printable(path)} {absence(path, 'folder')}",
             where="data.path",
             expected="a folder with one sub-folder of images for each class",
         )
@@ -112,7 +113,7 @@ def _listing(part: Path) -> Files:
             continue
         found[folder.name] = [p for p in entries if not p.name.startswith(".") and p.name.lower() not in _LITTER]
         for entry in found[folder.name]:
-            if entry.is_dir():
+            if os.path.isdir(entry):
                 faults.append(f"{printable(entry)}: a folder within a class folder")
             elif entry.suffix.lower() not in SUFFIXES:
                 faults.append(f"{printable(entry)}: the suffix of no image kind that is read")

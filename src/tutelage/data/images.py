@@ -20,7 +20,7 @@ from tutelage.errors import DataError
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["SUFFIXES", "printable", "read_images", "refit", "stack"]
+__all__ = ["SUFFIXES", "absence", "printable", "read_images", "refit", "stack"]
 
 Pixels = NDArray[np.uint8]
 
@@ -40,6 +40,19 @@ def printable(name: Path | str) -> str:
     """A path or name as text that cannot break a message."""
     text = str(name).encode("utf-8", "backslashreplace").decode()
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def absence(path: Path, wanted: str) -> str:
+    """Why there is no such file or folder at a path, in words that follow its name."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return "does not exist"
+    except OSError as error:
+        return f"cannot be reached: {error.strerror}"
+    except ValueError:  # a zero byte, which no name holds
+        return "does not exist"
+    return f"is not a {wanted}"
 
 
 def read_images(files: Sequence[Path], *, image_size: int | None) -> list[Pixels]:
@@ -91,8 +104,21 @@ def stack(images: Sequence[Pixels], *, channels: int | None) -> Pixels:
 
 
 def refit(images: Pixels, *, image_size: int | None, channels: int | None) -> Pixels:
-    """Images (N, C, H, W) scaled to a side and turned to grey or RGB, where that is asked for."""
-    if image_size is None and channels in (None, images.shape[1]):
+    """Images (N, C, H, W) scaled to a side and turned to grey or RGB, where that is asked for.
+
+    Raises:
+        DataError: they are neither grey nor RGB, so that either would be a guess.
+    """
+    if image_size is None and channels is None:
+        return images
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or not images.size:
+        raise DataError(
+            "only grey or RGB images can be scaled or recoloured",
+            given=f"images of shape {images.shape}",
+            expected="(N, 1, H, W) or (N, 3, H, W)",
+            fix="leave out data.image_size (and `channels`, in Python), or convert them first",
+        )
+    if image_size is None and channels == images.shape[1]:
         return images
     from PIL import Image
 

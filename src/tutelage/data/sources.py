@@ -35,7 +35,7 @@ _FASHION_FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for 
 def load(
     source: str,
     *,
-    path: Path | None = None,
+    path: Path | str | None = None,
     val: float = 0.1,
     test: float = 0.2,
     seed: int = 0,
@@ -63,9 +63,11 @@ def load(
     if source not in SOURCES:
         raise InputError(f"no data source `{source}`", where="data.source", fix=nearest(source, SOURCES))
     check_shares(val, test)
-    path = None if path is None else path.expanduser()
-    if image_size is not None and image_size < 1:
-        raise InputError("the image size is out of range", where="data.image_size", given=image_size, expected="≥ 1")
+    path = None if path is None else _at_home(path, "data.path")
+    if image_size is not None and (image_size < 1 or image_size % 1):
+        raise InputError(
+            "the image size is out of range", where="data.image_size", given=image_size, expected="a whole number ≥ 1"
+        )
     if channels not in (None, 1, 3):
         raise InputError("no such number of channels", given=channels, expected="1 (grey) or 3 (RGB)")
     if source == "digits":
@@ -82,6 +84,13 @@ def load(
     return read(
         path, val=val, test=test, seed=seed, image_size=image_size, channels=channels, allow_overlap=allow_overlap
     )
+
+
+def _at_home(path: Path | str, where: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"no home folder is known for {printable(path)}", where=where, fix="write it out") from error
 
 
 def _digits(image_size: int | None, channels: int | None) -> Examples:
@@ -122,7 +131,8 @@ def _fashion_files(path: Path | None) -> dict[str, Path]:
     else:
         tried = [Path("/usr/share/datasets/fashion-mnist"), cache_folder() / "data" / "fashion-mnist"]
         if own := os.environ.get("TUTELAGE_DATA"):
-            tried = [Path(own).expanduser(), Path(own).expanduser() / "fashion-mnist", *tried]
+            home = _at_home(own, "TUTELAGE_DATA")
+            tried = [home, home / "fashion-mnist", *tried]
     places: list[str] = []
     for folder in tried:
         found = {name: _file(folder, name) for name in _FASHION_FILES}
@@ -130,7 +140,7 @@ def _fashion_files(path: Path | None) -> dict[str, Path]:
         if len(complete) == len(_FASHION_FILES):
             return complete
         lacking = "without " + ", ".join(name for name in found if name not in complete)
-        places.append(f"{printable(folder)} ({lacking if folder.is_dir() else 'no such folder'})")
+        places.append(f"{printable(folder)} ({lacking if os.path.isdir(folder) else 'no such folder'})")
     raise DataError(
         "Fashion-MNIST is not on this machine" if path is None else "Fashion-MNIST is not where data.path says",
         given="looked in " + "\n            ".join(places),
@@ -140,4 +150,4 @@ def _fashion_files(path: Path | None) -> dict[str, Path]:
 
 
 def _file(folder: Path, name: str) -> Path | None:
-    return next((file for file in (folder / f"{name}.gz", folder / name) if file.is_file()), None)
+    return next((file for file in (folder / f"{name}.gz", folder / name) if os.path.isfile(file)), None)

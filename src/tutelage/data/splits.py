@@ -86,16 +86,8 @@ def assemble(
             where=where,
             expected=f"at least {3 * classes}: three for each class",
         )
-    if "val" not in parts and "test" not in parts:
-        return split(train, val=val, test=test, seed=seed)
-    if "test" in parts and "val" in parts:
-        splits = Splits(train, parts["val"], parts["test"])
-    elif "test" in parts:
-        splits = Splits(*split_off(train, fraction=val, seed=seed), parts["test"])
-    else:
-        rest, tested = split_off(train, fraction=test, seed=seed)
-        splits = Splits(rest, parts["val"], tested)
-    shared = {between: count for between, count in leaks(splits).items() if count}
+    # Counted before anything is cut: a copy that moves from train to a new test part is still one of val in train.
+    shared = {between: count for between, count in _overlaps(parts).items() if count}
     if shared and not allow_overlap:
         raise DataError(
             "the same examples stand in two parts, which would flatter the results",
@@ -103,16 +95,27 @@ def assemble(
             given=", ".join(f"{count:,} of {between}" for between, count in shared.items()),
             fix="remove them from one of the two (in Python, `allow_overlap=True` keeps them)",
         )
-    return splits
+    if "val" not in parts and "test" not in parts:
+        return split(train, val=val, test=test, seed=seed)
+    if "test" in parts and "val" in parts:
+        return Splits(train, parts["val"], parts["test"])
+    if "test" in parts:
+        return Splits(*split_off(train, fraction=val, seed=seed), parts["test"])
+    rest, tested = split_off(train, fraction=test, seed=seed)
+    return Splits(rest, parts["val"], tested)
 
 
 def leaks(splits: Splits) -> dict[str, int]:
     """How many examples of validation and test also stand, by content, in an earlier part."""
-    train, val, test = (part.ids.numpy() for part in (splits.train, splits.val, splits.test))
+    return _overlaps({"train": splits.train, "val": splits.val, "test": splits.test})
+
+
+def _overlaps(parts: Mapping[str, Examples]) -> dict[str, int]:
+    pairs = (("val", "train"), ("test", "train"), ("test", "val"))
     return {
-        "val in train": int(np.isin(val, train).sum()),
-        "test in train": int(np.isin(test, train).sum()),
-        "test in val": int(np.isin(test, val).sum()),
+        f"{later} in {earlier}": int(np.isin(parts[later].ids.numpy(), parts[earlier].ids.numpy()).sum())
+        for later, earlier in pairs
+        if later in parts and earlier in parts
     }
 
 
