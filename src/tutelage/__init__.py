@@ -16,11 +16,23 @@ if TYPE_CHECKING:
     from tutelage.distiller import Distiller
     from tutelage.objective import Objective, Term
     from tutelage.run import Run, distill, run_recipe
-    from tutelage.types import Batch, Outputs, Step, TopK
+    from tutelage.types import Batch, Outputs, Sampled, Step, TopK
 
 __version__ = "0.1.0"
 
-__all__ = ["Batch", "Distiller", "Objective", "Outputs", "Run", "Step", "Term", "TopK", "distill", "run_recipe"]
+__all__ = [
+    "Batch",
+    "Distiller",
+    "Objective",
+    "Outputs",
+    "Run",
+    "Sampled",
+    "Step",
+    "Term",
+    "TopK",
+    "distill",
+    "run_recipe",
+]
 
 _HOMES = {
     "Batch": "types",
@@ -28,6 +40,7 @@ _HOMES = {
     "Objective": "objective",
     "Outputs": "types",
     "Run": "run",
+    "Sampled": "types",
     "Step": "types",
     "Term": "objective",
     "TopK": "types",

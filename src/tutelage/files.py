@@ -41,8 +41,21 @@ def write_bytes(path: Path, data: bytes) -> None:
         raise TutelageError(
             f"cannot write {path}: {error.strerror or error}",
             given=f"{len(data):,} bytes",
-            fix="free some space or choose another folder with --out; what was saved before is intact",
+            fix="free some space, or choose another folder; what was saved before is intact",
         ) from error
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a log of which a torn last line does no harm."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f"{line}\n")
+
+
+def remove(path: Path) -> None:
+    """Remove a file for good, if it is there."""
+    if path.is_file():
+        path.unlink()
+        sync_folder(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:

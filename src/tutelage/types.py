@@ -26,7 +26,17 @@ class TopK:
     temperature: float = 1.0
 
 
-Logits = Tensor | TopK
+@dataclass(frozen=True, slots=True, eq=False)
+class Sampled:
+    """Classes drawn from a teacher's distribution: in the mean over draws it is that distribution, unlike a top-k."""
+
+    indices: Tensor  # (..., n) int64 class numbers, each at most once per row where its weight is above 0
+    weights: Tensor  # (..., n) float32 share of the draws that fell on the class; a row adds up to 1
+    classes: int  # C
+    temperature: float = 1.0  # of the distribution that was drawn from
+
+
+Logits = Tensor | TopK | Sampled
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -5,7 +5,7 @@ from tutelage.data.batches import Batches, plain_batches
 from tutelage.data.examples import Examples, as_model_input
 from tutelage.data.sources import SOURCES, load
 from tutelage.data.splits import Splits, leaks, split, split_off
-from tutelage.data.views import Views, view_batch
+from tutelage.data.views import Views, view_batch, view_number
 
 __all__ = [
     "SOURCES",
@@ -21,4 +21,5 @@ __all__ = [
     "split",
     "split_off",
     "view_batch",
+    "view_number",
 ]

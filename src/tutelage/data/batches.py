@@ -30,13 +30,15 @@ class Batches:
         batch_size: at least 2; a smaller set is one batch.
         views: what happens to every input, anew at each epoch.
         seed: of order and views.
+        recorded: draw the views of an epoch from this many recorded ones, those of seed 0's first epochs, in turn;
+            0 draws new ones for every seed and epoch.
 
     Raises:
         DataError: there are fewer than two examples.
         InputError: the batch size is below 2, or the views do not go with the data.
     """
 
-    def __init__(self, examples: Examples, *, batch_size: int, views: Views, seed: int) -> None:
+    def __init__(self, examples: Examples, *, batch_size: int, views: Views, seed: int, recorded: int = 0) -> None:
         if len(examples) < 2:
             raise DataError("there is nothing to learn from", given=f"{len(examples)} training example(s)")
         if batch_size < 2 or batch_size % 1:
@@ -45,6 +47,7 @@ class Batches:
         self._examples = examples
         self._views = views
         self._seed = seed
+        self._recorded = recorded
         full, rest = divmod(len(examples), batch_size)
         self._sizes = [batch_size] * full + [rest] * (rest > 0)
         if rest == 1 and full:
@@ -60,14 +63,20 @@ class Batches:
         words = mix(self._seed, epoch, Stream.ORDER, self._examples.ids.numpy())
         return torch.from_numpy(np.argsort(words, kind="stable"))
 
+    def draw(self, epoch: int) -> tuple[int, int]:
+        """The (seed, epoch) from which the views of an epoch are drawn."""
+        # Seeds start at different views, so that two cohorts do not meet the same ones in the same epoch.
+        return (0, (self._seed + epoch) % self._recorded) if self._recorded else (self._seed, epoch)
+
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from step `start` on."""
         examples, views = self._examples, self._views
         order = self.order(epoch)
         parts = torch.split(order, self._sizes)[start:]
         if views.random:
+            seed, drawn = self.draw(epoch)
             for index in parts:
-                yield view_batch(examples, index, views, seed=self._seed, epoch=epoch)
+                yield view_batch(examples, index, views, seed=seed, epoch=drawn)
             return
         # Everything that is small is put in order once, so that a step gathers nothing but its inputs.
         ids = torch.split(examples.ids.index_select(0, order), self._sizes)[start:]

@@ -47,6 +47,7 @@ class Stream(IntEnum):
     SHARE = auto()
     PATCH_X = auto()
     PATCH_Y = auto()
+    SAMPLE = auto()
 
 
 def mix(*keys: int | NDArray[np.int64] | Words) -> Words:

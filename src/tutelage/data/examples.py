@@ -35,9 +35,17 @@ class Examples:
     ids: Tensor  # (N,) int64 content ids
     classes: tuple[str, ...]
     name: str
+    origins: Tensor  # (N,) int64: which file or row of the source each was; only to tell what changed, never to find it
 
     @staticmethod
-    def make(inputs: Tensor, targets: Tensor, classes: Sequence[str], name: str) -> Examples:
+    def make(
+        inputs: Tensor,
+        targets: Tensor,
+        classes: Sequence[str],
+        name: str,
+        *,
+        origins: Sequence[str] | None = None,
+    ) -> Examples:
         """Check examples, give them ids, and put them in the order of these.
 
         Args:
@@ -45,6 +53,7 @@ class Examples:
             targets: (N,) integers, 0 … C − 1.
             classes: one name for each class, in the order of the labels.
             name: of the whole set.
+            origins: what each was called where it came from; their row numbers if left out.
 
         Raises:
             DataError: lengths, shapes or names do not fit, a label names no class, or an input is not finite.
@@ -64,7 +73,10 @@ class Examples:
         # Equal inputs share an id; their label decides, so that even twins have one order.
         order = np.lexsort((targets.numpy(), ids))
         index = torch.from_numpy(order)
-        made = Examples(inputs[index], targets[index].long(), torch.from_numpy(ids[order]), tuple(classes), name)
+        made = Examples(
+            inputs[index], targets[index].long(), torch.from_numpy(ids[order]), tuple(classes), name,
+            index if origins is None else torch.tensor([_word(origins[row]) for row in order], dtype=torch.int64),
+        )  # fmt: skip
         _refuse_collisions(made)
         return made
 
@@ -91,7 +103,9 @@ class Examples:
 
     def take(self, index: Tensor) -> Examples:
         """Some of them, in the order of `index`."""
-        return Examples(self.inputs[index], self.targets[index], self.ids[index], self.classes, self.name)
+        return Examples(
+            self.inputs[index], self.targets[index], self.ids[index], self.classes, self.name, self.origins[index]
+        )
 
 
 def as_model_input(raw: Tensor) -> Tensor:
@@ -168,6 +182,12 @@ def _check_shapes(inputs: Tensor, targets: Tensor, name: str) -> None:
         )
     if inputs.dtype not in (torch.uint8, torch.float32):
         raise DataError(f"inputs are {inputs.dtype}", where=name, expected="uint8 images or float32 features")
+
+
+def _word(text: str) -> int:
+    """63 bits of BLAKE2b over a text."""
+    data = text.encode(errors="surrogateescape")
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little") >> 1
 
 
 def _content_ids(inputs: Tensor) -> NDArray[np.int64]:

@@ -53,7 +53,13 @@ def load_folder(
     pixels = torch.from_numpy(stack(read_images(files, image_size=image_size), channels=channels))
     sizes = [sum(map(len, part.values())) for part in parts.values()]
     made = {
-        name: Examples.make(inputs, _labels(part, classes), classes, path.name)
+        name: Examples.make(
+            inputs,
+            _labels(part, classes),
+            classes,
+            path.name,
+            origins=[str(file.relative_to(path)) for own in part.values() for file in own],
+        )
         for (name, part), inputs in zip(parts.items(), torch.split(pixels, sizes), strict=True)
     }
     return assemble(made, val=val, test=test, seed=seed, where=printable(path), allow_overlap=allow_overlap)

@@ -24,7 +24,7 @@ from tutelage.data.pixels import boxes, moved, warped
 from tutelage.errors import InputError
 from tutelage.types import Batch
 
-__all__ = ["Views", "view_batch"]
+__all__ = ["Views", "view_batch", "view_number"]
 
 # Angles are multiples of 1/1024 of the greatest one: finer than a pixel, and few enough for a table.
 _ANGLES = 1024
@@ -158,7 +158,12 @@ def view_batch(examples: Examples, index: Tensor, views: Views, *, seed: int, ep
         inputs, target = _mixed(examples, index, views, _Draw(seed, epoch, ids.numpy()))
     else:
         inputs = _alone(examples, index, views, _Draw(seed, epoch, ids.numpy()))
-    return Batch(ids, {"x": inputs}, target, int(mix(seed, epoch, Stream.VIEW)) >> 1 | 1)
+    return Batch(ids, {"x": inputs}, target, view_number(seed, epoch))
+
+
+def view_number(seed: int, epoch: int) -> int:
+    """What a batch of random views of an epoch carries as its `view`: 63 bits, never 0."""
+    return int(mix(seed, epoch, Stream.VIEW)) >> 1 | 1
 
 
 def _alone(examples: Examples, index: Tensor, views: Views, draw: _Draw) -> Tensor:

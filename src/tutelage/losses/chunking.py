@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from tutelage.errors import InputError
 from tutelage.losses.scale_free import dist
 from tutelage.losses.targets import check_mask
-from tutelage.types import TopK
+from tutelage.types import Sampled, TopK
 
 __all__ = ["COUPLED", "chunked"]
 
@@ -58,12 +58,12 @@ def chunked(loss: Callable[..., Tensor], rows: int) -> Callable[..., Tensor]:
         )
 
     @functools.wraps(loss)
-    def whole(*inputs: Tensor | TopK, mask: Tensor | None = None, **options: Any) -> Tensor:
+    def whole(*inputs: Tensor | TopK | Sampled, mask: Tensor | None = None, **options: Any) -> Tensor:
         if not inputs:
             raise InputError(
                 f"{name} in chunks takes its tensors by position", expected=f"chunked({name}, …)(logits, …)"
             )
-        leading = inputs[0].shape[:-1] if isinstance(inputs[0], Tensor) else inputs[0].tail.shape
+        leading = _rows(inputs[0])
         count = leading.numel()
         if count <= rows:
             return loss(*inputs, mask=mask, **options)
@@ -81,11 +81,15 @@ def chunked(loss: Callable[..., Tensor], rows: int) -> Callable[..., Tensor]:
     return whole
 
 
-def _device(value: Tensor | TopK) -> torch.device:
-    return value.device if isinstance(value, Tensor) else value.values.device
+def _device(value: Tensor | TopK | Sampled) -> torch.device:
+    return value.device if isinstance(value, Tensor) else value.indices.device
 
 
-def _cut(value: Tensor | TopK, leading: torch.Size, rows: int) -> Sequence[Tensor | TopK]:
+def _rows(value: Tensor | TopK | Sampled) -> torch.Size:
+    return (value if isinstance(value, Tensor) else value.indices).shape[:-1]
+
+
+def _cut(value: Tensor | TopK | Sampled, leading: torch.Size, rows: int) -> Sequence[Tensor | TopK | Sampled]:
     """Chunks of rows, whatever leading dimensions the rows stand in.
 
     `split` gives its chunks' gradients back in one piece; slices would each make a whole tensor of zeros for theirs.
@@ -93,6 +97,9 @@ def _cut(value: Tensor | TopK, leading: torch.Size, rows: int) -> Sequence[Tenso
     if isinstance(value, TopK):
         cut = [_cut(one, leading, rows) for one in (value.values, value.indices, value.tail)]
         return [TopK(v, i, t, value.classes, value.temperature) for v, i, t in zip(*cut, strict=True)]
+    if isinstance(value, Sampled):
+        halves = [_cut(one, leading, rows) for one in (value.indices, value.weights)]
+        return [Sampled(i, w, value.classes, value.temperature) for i, w in zip(*halves, strict=True)]
     if value.shape[: len(leading)] != leading:
         raise InputError(
             "the inputs of a chunked loss do not have the same rows",

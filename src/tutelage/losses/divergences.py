@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tutelage.errors import InputError
-from tutelage.losses.targets import average, log_probabilities
-from tutelage.types import Logits
+from tutelage.losses.targets import average, drawn, log_probabilities
+from tutelage.types import Logits, Sampled
 
 __all__ = ["jensen_shannon", "reverse_soft_target", "skewed", "skewed_reverse", "soft_target"]
 
@@ -37,7 +37,8 @@ def soft_target(
 
     Args:
         student_logits: (…, C).
-        teacher_logits: (…, C) or top-k; no gradient reaches it.
+        teacher_logits: (…, C), top-k, or drawn classes, whose gradient is right in the mean over draws; no gradient
+            reaches it.
         temperature: T > 0, no unit; higher shows more of how the teacher ranks the wrong classes. 1 to 4 is usual.
         mask: (…) bool, True where a row counts; the others may hold anything.
 
@@ -55,6 +56,10 @@ def soft_target(
     Reference:
         Hinton, Vinyals, Dean 2015, arXiv 1503.02531, section 2.
     """
+    if isinstance(teacher_logits, Sampled):
+        log_q, shares = drawn(student_logits, teacher_logits, temperature=temperature, mask=mask)
+        # Not in log space: a class that was not drawn has the logarithm −∞, and 0 · ∞ is no number.
+        return average(F.kl_div(log_q, shares, reduction="none").sum(-1), mask) * temperature**2
     log_q, log_p = log_probabilities(student_logits, teacher_logits, temperature=temperature, mask=mask)
     return average(_divergence(log_p, log_q), mask) * temperature**2
 

@@ -27,7 +27,7 @@ from tutelage.losses.targets import (
     positive,
     refuse_labels,
 )
-from tutelage.types import Logits, TopK
+from tutelage.types import Logits, Sampled, TopK
 
 __all__ = ["cross_entropy", "decoupled", "hard_label", "logit_mse"]
 
@@ -168,6 +168,12 @@ def hard_label(student_logits: Tensor, teacher_logits: Logits, *, mask: Tensor |
     if isinstance(teacher_logits, TopK):
         best = teacher_logits.values.argmax(-1, keepdim=True)
         chosen, classes = teacher_logits.indices.gather(-1, best).squeeze(-1), teacher_logits.classes
+    elif isinstance(teacher_logits, Sampled):
+        raise InputError(
+            "hard_label needs the teacher's own choice, which drawn classes do not tell",
+            given=f"{teacher_logits.indices.shape[-1]} drawn classes",
+            expected="all logits, or the k largest",
+        )
     else:
         check_logits(teacher_logits, "teacher_logits")
         chosen, classes = teacher_logits.detach().argmax(-1), teacher_logits.shape[-1]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tutelage.errors import InputError
-from tutelage.types import Logits, TopK
+from tutelage.types import Logits, Sampled, TopK
 
 __all__ = [
     "as_float",
@@ -25,6 +25,7 @@ __all__ = [
     "check_logits",
     "check_mask",
     "dense",
+    "drawn",
     "log_probabilities",
     "pair",
     "positive",
@@ -157,6 +158,13 @@ def dense(teacher: Logits, loss: str, mask: Tensor | None = None) -> Tensor:
     """
     if isinstance(teacher, Tensor):
         return as_float(teacher.detach())
+    if isinstance(teacher, Sampled):
+        raise InputError(
+            f"{loss} reads every logit of the teacher",
+            given=f"classes drawn from its distribution, {teacher.indices.shape[-1]} at most",
+            expected="all logits",
+            fix="drawn classes are read by soft_target",
+        )
     kept = teacher.values.shape[-1]
     if kept != teacher.classes:
         raise InputError(
@@ -207,6 +215,13 @@ def log_probabilities(
         InputError: shapes that do not belong together, a temperature out of range, or a top-k of another temperature.
     """
     positive("temperature", temperature)
+    if isinstance(teacher_logits, Sampled):
+        raise InputError(
+            "drawn classes stand for the teacher's distribution only where it enters linearly",
+            given="a divergence that takes its logarithm, or mixes it with the student's",
+            expected="soft_target",
+            fix="keep all logits, or the k largest",
+        )
     if isinstance(teacher_logits, TopK):
         if teacher_logits.values.shape[-1] < teacher_logits.classes:
             return _with_tail(student_logits, teacher_logits, temperature, mask)
@@ -215,6 +230,41 @@ def log_probabilities(
     if temperature != 1.0:
         student, teacher = student / temperature, teacher / temperature
     return student.log_softmax(-1), teacher.log_softmax(-1)
+
+
+def drawn(
+    student_logits: Tensor, teacher: Sampled, *, temperature: float, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The student's log-probabilities of the drawn classes, and the share of the draws that each one got; (…, n) both.
+
+    Raises:
+        InputError: shapes that do not belong together, or draws at another temperature.
+    """
+    positive("temperature", temperature)
+    check_logits(student_logits, "student_logits")
+    rows = student_logits.shape[:-1]
+    if (
+        student_logits.shape[-1] != teacher.classes
+        or teacher.indices.shape != teacher.weights.shape
+        or teacher.indices.shape[:-1] != rows
+    ):
+        raise InputError(
+            "student logits and the teacher's drawn classes do not belong together",
+            given=f"student {tuple(student_logits.shape)}, indices {tuple(teacher.indices.shape)} and weights "
+            f"{tuple(teacher.weights.shape)} of {teacher.classes} classes",
+            expected=f"student (…, {teacher.classes}), with the same leading dimensions in all three",
+        )
+    if teacher.temperature != temperature:
+        raise InputError(
+            "the teacher's classes were drawn at another temperature",
+            given=f"drawn at {teacher.temperature:g}, read at {temperature:g}",
+            expected="one temperature: the draws are of the distribution at that temperature",
+        )
+    student, weights, indices = as_float(student_logits), teacher.weights.detach(), teacher.indices
+    if mask is not None:
+        student = blank(student, mask)
+        weights, indices = torch.where(mask.unsqueeze(-1), weights, 0.0), torch.where(mask.unsqueeze(-1), indices, 0)
+    return (student / temperature).log_softmax(-1).gather(-1, indices), weights.to(student.dtype)
 
 
 def _with_tail(student_logits: Tensor, kept: TopK, temperature: float, mask: Tensor | None) -> tuple[Tensor, Tensor]:

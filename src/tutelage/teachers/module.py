@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
+import re
+from collections.abc import Sequence
 from typing import final
 
 import torch
@@ -10,6 +14,7 @@ from torch import Tensor, nn
 from tutelage.errors import ModelError
 from tutelage.models import fold_batchnorm, state_digest
 from tutelage.objective import read_view
+from tutelage.taps import Taps
 from tutelage.types import Batch, Outputs
 
 __all__ = ["ModuleTeacher"]
@@ -28,20 +33,35 @@ class ModuleTeacher:
         fold: answer with a copy whose batch normalisations are folded into the layers before them. The same answers to
             rounding, and faster; the copy is proven unchanged as well.
         channels_last: run the module in this memory format.
+        places: layers whose outputs are answered as features, by path or pattern.
+
+    Raises:
+        ModelError: a place that no layer has.
     """
 
-    def __init__(self, module: nn.Module, *, view: str = "x", fold: bool = False, channels_last: bool = False) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        view: str = "x",
+        fold: bool = False,
+        channels_last: bool = False,
+        places: Sequence[str] = (),
+    ) -> None:
         self.module = module.eval().requires_grad_(False)
         self.view = view
         self._answering = fold_batchnorm(module).eval().requires_grad_(False) if fold else module
         if channels_last:
             self._answering = self._answering.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._folded = None if self._answering is module else state_digest(self._answering)
+        self._architecture = _architecture(module)
+        self._taps = Taps(self._answering, places) if places else None
 
         # A part of it may be set to train mode by itself, for instance a backbone that a student shares.
         self._modules = tuple(self._answering.modules())
 
     def answer(self, batch: Batch) -> Outputs:
-        """Logits (B, C) in float32, without a graph.
+        """Logits (B, C) in float32, without a graph, and the features at the places.
 
         Raises:
             ModelError: the module does not return one row of logits per example.
@@ -58,14 +78,52 @@ class ModuleTeacher:
             raise ModelError(
                 "the teacher does not answer with logits", given=shown, expected=f"a tensor of shape ({len(view)}, C)"
             )
-        return Outputs(logits.float())
+        return Outputs(logits.float(), {} if self._taps is None else self._taps.take())
 
     def fingerprint(self) -> str:
-        """SHA-256 over the weights and buffers of the module, and of the folded copy if there is one."""
-        digest = state_digest(self.module)
-        return digest if self._answering is self.module else f"{digest}+{state_digest(self._answering)}"
+        """SHA-256 over architecture, weights and buffers: the same on every device, and after every honest run."""
+        digest = hashlib.sha256(f"{self._architecture} {state_digest(self.module)}".encode()).hexdigest()
+        if self._folded is None:
+            return digest
+        # Folding rounds differently on other hardware, so the copy is no part of who the teacher is. But it must stay.
+        now = state_digest(self._answering)
+        return f"{digest} folded" if now == self._folded else f"{digest} folded, then changed to {now}"
 
     def to(self, device: torch.device) -> None:
         """Move the module."""
         self.module.to(device)
         self._answering.to(device)
+
+
+def _architecture(module: nn.Module) -> str:
+    """A digest of what is computed with the weights: layers, their settings, and the source of their own classes.
+
+    Two nets may have the same weights and differ in an activation or a stride.
+    """
+    # Some layers show the address of a function, which is another one in every process.
+    digest = hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", str(module)).encode())
+    for name, layer in module.named_modules():
+        settings = {k: v for k, v in vars(layer).items() if not k.startswith("_") and k != "training" and _is_plain(v)}
+        digest.update(f"{name} {type(layer).__qualname__} {sorted(settings.items())!r}\n".encode())
+    kinds = {type(layer) for layer in module.modules() if not type(layer).__module__.startswith("torch.")}
+    for source in sorted(map(_source, kinds)):
+        digest.update(source.encode())
+    return digest.hexdigest()
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _source(kind: type) -> str:
+    try:
+        return inspect.getsource(kind)
+    except (OSError, TypeError):
+        # Written in a shell that is gone: the compiled body still tells functions apart.
+        code = getattr(getattr(kind, "forward", None), "__code__", None)
+        if code is None:
+            return kind.__qualname__
+        constants = tuple(filter(_is_plain, code.co_consts))
+        return f"{kind.__qualname__} {code.co_code!r} {code.co_names} {constants!r}"

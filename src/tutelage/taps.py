@@ -1,0 +1,75 @@
+"""Listening in on named layers: what they put out while a model runs, without a change to the model.
+
+A place is a path as `named_modules()` gives it, or a pattern over such paths: `layers.2`, `layers.*`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Any, Self, final
+
+from torch import Tensor, nn
+
+from tutelage.errors import ModelError, nearest
+
+__all__ = ["Taps"]
+
+
+@final
+class Taps:
+    """Keeps the last output of every tapped layer; a context manager that takes its hooks away again.
+
+    Args:
+        module: to listen to.
+        places: paths or patterns of its layers.
+
+    Raises:
+        ModelError: a place that no layer has; the message names the nearest one.
+    """
+
+    def __init__(self, module: nn.Module, places: Sequence[str]) -> None:
+        layers = {name: layer for name, layer in module.named_modules() if name}
+        chosen: dict[str, nn.Module] = {}
+        for place in places:
+            found = {name: layer for name, layer in layers.items() if fnmatchcase(name, place)}
+            if not found:
+                raise ModelError(f"the model has no layer `{place}`", fix=nearest(place, layers))
+            chosen |= found
+        self.places = tuple(sorted(chosen))
+        self._kept: dict[str, Tensor] = {}
+        self._handles = [layer.register_forward_hook(self._listener(name)) for name, layer in chosen.items()]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the hooks away."""
+        for handle in self._handles:
+            handle.remove()
+
+    def take(self) -> dict[str, Tensor]:
+        """What every place put out since the last call.
+
+        Raises:
+            ModelError: a place did not run, or does not put out a tensor.
+        """
+        missing = [place for place in self.places if place not in self._kept]
+        if missing:
+            raise ModelError(
+                f"the layer `{missing[0]}` put out no tensor",
+                given="it did not run, or its output is a structure",
+                fix="tap a layer inside it, or the one that follows",
+            )
+        kept, self._kept = {place: self._kept[place] for place in self.places}, {}
+        return kept
+
+    def _listener(self, name: str) -> Any:
+        def listen(module: nn.Module, inputs: object, output: object) -> None:
+            if isinstance(output, Tensor):
+                self._kept[name] = output
+
+        return listen
