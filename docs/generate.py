@@ -53,10 +53,18 @@ def commands() -> str:
     context = cli.make_context("tutelage", [], resilient_parsing=True, max_content_width=100, terminal_width=100)
     lines += ["", "```", cli.get_help(context), "```"]
     for name in cli.list_commands(context):
-        command = cli.commands[name]
-        inner = click.Context(command, info_name=name, parent=context, max_content_width=100, terminal_width=100)
-        lines += ["", f"## tutelage {name}", "", "```", command.get_help(inner), "```"]
+        lines += _help(cli.commands[name], name, context)
     return "\n".join(line.rstrip() for line in "\n".join(lines).splitlines()) + "\n"
+
+
+def _help(command: click.Command, name: str, parent: click.Context) -> list[str]:
+    """A command's help, and below it those of its own commands."""
+    context = click.Context(command, info_name=name, parent=parent, max_content_width=100, terminal_width=100)
+    lines = ["", f"## {context.command_path}", "", "```", command.get_help(context), "```"]
+    if isinstance(command, click.Group):
+        for inner in command.list_commands(context):
+            lines += _help(command.commands[inner], inner, context)
+    return lines
 
 
 def recipes() -> str:
@@ -70,11 +78,12 @@ def recipes() -> str:
         "RECIPE --set train.epochs=3` changes one key. Unknown keys are refused, with the nearest name.",
         "",
     ]
-    order = ["Data", "ViewsSpec", "Teacher", "Student", "TermSpec", "Train", "Stop", "Report"]
+    order = ["Data", "ViewsSpec", "Teacher", "Store", "Student", "TermSpec", "Train", "Stop", "Report"]
     order += ["Constant", "Linear", "Cosine", "WarmUp", "Piecewise"]
     paths = {
         "Data": "data",
         "ViewsSpec": "data.views",
+        "Store": "teacher.store",
         "Teacher": "teacher",
         "Student": "student",
         "TermSpec": "arms: the terms of an arm",

@@ -91,6 +91,19 @@ class Term:
     needs: tuple[str, ...] = field(init=False, default=())
 
     @property
+    def reads_teacher(self) -> bool:
+        """Whether it reads what a teacher says."""
+        return any(need.startswith("teacher_") for need in self.needs)
+
+    @property
+    def temperatures(self) -> tuple[float, float] | None:
+        """The least and the greatest temperature at which it reads logits; None where it has no temperature."""
+        if isinstance(self.temperature, Schedule):
+            return self.temperature.least, self.temperature.greatest
+        default = inspect.signature(self.loss).parameters.get("temperature")
+        return None if default is None else (float(default.default), float(default.default))
+
+    @property
     def moves(self) -> bool:
         """Whether its weight or temperature depends on progress."""
         schedules = (self.weight, self.temperature)
@@ -120,7 +133,7 @@ class Objective:
     @property
     def needs_teacher(self) -> bool:
         """Whether any term reads what a teacher says."""
-        return any(need.startswith("teacher_") for need in self.needs)
+        return any(term.reads_teacher for term in self.terms)
 
     def __call__(self, student: Outputs, teacher: Outputs | None, batch: Batch, *, progress: float = 0.0) -> Step:
         """Add up one batch.

@@ -3,7 +3,7 @@
 Importing this room imports no torch, so that a mistyped key is told at once.
 """
 
-from tutelage.recipe.loading import builtin_recipes, from_mapping, from_text, load, train_settings
+from tutelage.recipe.loading import builtin_recipes, from_mapping, from_text, load, store_settings, train_settings
 from tutelage.recipe.moving import ScheduleSpec
 from tutelage.recipe.overrides import apply_overrides
 from tutelage.recipe.problems import check_names
@@ -15,6 +15,7 @@ from tutelage.recipe.schema import (
     Recipe,
     Report,
     Stop,
+    Store,
     Student,
     Teacher,
     TermSpec,
@@ -31,6 +32,7 @@ __all__ = [
     "Report",
     "ScheduleSpec",
     "Stop",
+    "Store",
     "Student",
     "Teacher",
     "TermSpec",
@@ -46,5 +48,6 @@ __all__ = [
     "from_text",
     "json_schema",
     "load",
+    "store_settings",
     "train_settings",
 ]

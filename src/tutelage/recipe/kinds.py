@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -68,6 +68,25 @@ def _once(values: tuple[int, ...]) -> tuple[int, ...]:
     return values
 
 
+def _views(value: object) -> object:
+    if value in ("auto", "none", "replay") or (type(value) is int and value >= 1):
+        return value
+    raise InputError(f"expected auto, none, replay, or a number of recorded views such as 4, got {show(value)}")
+
+
+def auto_or(kinds: Any) -> Any:
+    """`auto` stands for a mapping of nothing but defaults; `kinds` is what editors are told."""
+    return BeforeValidator(_auto, json_schema_input_type=kinds)
+
+
+def _auto(value: object) -> object:
+    if value == "auto":
+        return {}
+    if value is None or isinstance(value, (dict, BaseModel)):
+        return value
+    raise InputError(f"expected auto, or a mapping such as {{views: 4, codec: fp16}}, got {show(value)}")
+
+
 Text = Annotated[str, Field(min_length=1, max_length=4096)]
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"), words("a name of letters, digits and _")]
 RunName = Annotated[
@@ -90,6 +109,19 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+
+RecordedViews = Annotated[
+    str | int,
+    BeforeValidator(_views, json_schema_input_type=Literal["auto", "none", "replay"] | Annotated[int, Field(ge=1)]),
+]
+Precision = Annotated[
+    Literal["32", "bf16", "fp16", "auto"],
+    # 32 is a number to YAML, and nobody should have to quote it.
+    BeforeValidator(
+        lambda value: "32" if type(value) is int and value == 32 else value,
+        json_schema_input_type=Literal["32", 32, "bf16", "fp16", "auto"],
+    ),
+]
 
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 _SeedList = Annotated[

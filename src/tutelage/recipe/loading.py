@@ -17,7 +17,7 @@ from tutelage.recipe import problems
 from tutelage.recipe.kinds import Section
 from tutelage.recipe.overrides import apply_overrides, from_plain
 from tutelage.recipe.reader import Tree, read_file, read_text
-from tutelage.recipe.schema import Recipe, Train
+from tutelage.recipe.schema import Recipe, Store, Train
 
 S = TypeVar("S", bound=Section)
 
@@ -63,6 +63,18 @@ def train_settings(mapping: Mapping[str, Any]) -> Train:
         RecipeError: a key or a value is wrong; all of them are in the message.
     """
     return _validated(Train, from_plain(mapping), ("train",))
+
+
+def store_settings(mapping: Mapping[str, Any] | str) -> Store:
+    """The `teacher.store` part of a recipe alone.
+
+    Raises:
+        RecipeError: a key or a value is wrong; all of them are in the message.
+        InputError: it is no mapping.
+    """
+    if isinstance(mapping, str):
+        raise InputError("no such store", given=mapping, expected='"auto", or keys such as {"views": 4}')
+    return _validated(Store, from_plain(mapping), ("teacher", "store"))
 
 
 def builtin_recipes() -> dict[str, str]:

@@ -191,7 +191,8 @@ def _follow(node: Node) -> Node:
         if "$ref" in node:
             node = schema()["$defs"][node["$ref"].rsplit("/", 1)[-1]]
             continue
-        branches = [branch for branch in node.get("anyOf", ()) if branch.get("type") != "null"]
+        # A word that stands for a whole mapping, such as `auto`, has no keys to follow.
+        branches = [one for one in node.get("anyOf", ()) if one.get("type") != "null" and "const" not in one]
         if len(branches) != 1:
             return node
         node = branches[0]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, PrivateAttr, ValidationInfo, field_validator
+from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
 
 from tutelage.errors import InputError
 from tutelage.recipe.kinds import (
@@ -24,12 +24,15 @@ from tutelage.recipe.kinds import (
     Identifier,
     NotNegative,
     Positive,
+    Precision,
     Probability,
+    RecordedViews,
     RunName,
     Section,
     Seed,
     Seeds,
     Text,
+    auto_or,
     words,
 )
 from tutelage.recipe.moving import ScheduleSpec, Temperature, Weight
@@ -133,14 +136,7 @@ class Train(Section):
     """The share of training during which the learning rate rises; for cosine, linear and constant."""
     clip: Positive | None = None
     """The greatest gradient norm."""
-    precision: Annotated[
-        Literal["32", "bf16", "fp16", "auto"],
-        # 32 is a number to YAML, and nobody should have to quote it.
-        BeforeValidator(
-            lambda value: "32" if type(value) is int and value == 32 else value,
-            json_schema_input_type=Literal["32", 32, "bf16", "fp16", "auto"],
-        ),
-    ] = "32"
+    precision: Precision = "32"
     """The number format of the forward pass."""
     stop: Stop = Stop()
     """When to stop before the last epoch."""
@@ -168,6 +164,26 @@ class Train(Section):
 # ---- who teaches, who learns -----------------------------------------------------------------------------------------
 
 
+class Store(Section):
+    """The teacher's answers on disk, asked for once and used by every student, seed and epoch."""
+
+    views: RecordedViews = "auto"
+    """none: plain examples; a number: that many recorded views of each; replay: every view that seeds and epochs draw;
+    auto: none where nothing is random, else 4, or replay where that is not more."""
+    codec: Annotated[
+        str,
+        Field(pattern=r"^(fp32|fp16|bf16|int8|top-[1-9][0-9]{0,4}|sample-[1-9][0-9]{0,4})$"),
+        words("fp32, fp16, bf16, int8, top-K or sample-N, such as top-16 or sample-64"),
+    ] = "fp32"
+    """How logits are written; fp32 is exact. `tutelage cache estimate` tells what others save and what they lose."""
+    temperature: Positive | None = None
+    """At which the tail of top-K, or the draws of sample-N, are taken; null takes that of the arms."""
+    precision: Precision | None = None
+    """The number format in which the teacher answers; null takes that of the training."""
+    features: Annotated[tuple[Text, ...], Field(strict=False), words("a list of layers such as [net.3]")] = ()
+    """Layers whose outputs are stored beside the logits, by path or pattern."""
+
+
 class Teacher(Section):
     """The model that is trusted: loaded from weights, or trained first."""
 
@@ -181,6 +197,11 @@ class Teacher(Section):
     """How to train it, where there are no weights yet."""
     seed: Seed = 0
     """From which its weights start."""
+    store: Annotated[
+        Store | None,
+        auto_or(Literal["auto"] | Store | None),
+    ] = None
+    """Whether its answers are stored and read from disk: auto, or how; null asks it anew at every step."""
 
     @field_validator("train")
     @classmethod

@@ -1,7 +1,17 @@
 """Executing a job in a folder: teacher, cohorts, judgement; the same call again goes on where the last one stopped."""
 
+from tutelage.run.caching import build_store, estimate_store, repair_store
 from tutelage.run.execute import Run, execute, run_recipe
 from tutelage.run.python import distill
 from tutelage.run.students import load_student
 
-__all__ = ["Run", "distill", "execute", "load_student", "run_recipe"]
+__all__ = [
+    "Run",
+    "build_store",
+    "distill",
+    "estimate_store",
+    "execute",
+    "load_student",
+    "repair_store",
+    "run_recipe",
+]

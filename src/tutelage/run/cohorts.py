@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -38,7 +39,7 @@ from tutelage.training import (
 from tutelage.training.optim import LearningRate
 from tutelage.types import Batch
 
-__all__ = ["Workshop", "check_learning", "train_cohort"]
+__all__ = ["Workshop", "check_learning", "torch_settings", "train_cohort"]
 
 _PLAIN_BATCH = 512
 
@@ -81,8 +82,11 @@ def train_cohort(
     teacher: Teacher | None,
     arms: Mapping[str, Objective],
     build: Callable[[], nn.Module],
+    recorded: int = 0,
 ) -> dict[str, Arm]:
     """Train arms that start from the same weights and see the same batches, from wherever they stand on disk.
+
+    With `recorded`, every epoch's views are one of that many recorded ones.
 
     Raises:
         TrainingError: a number is not finite (its batch is kept in debug/), or the teacher has changed.
@@ -91,7 +95,7 @@ def train_cohort(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         initial = build()
-    batches = Batches(job.splits.train, batch_size=train.batch_size, views=job.views, seed=seed)
+    batches = Batches(job.splits.train, batch_size=train.batch_size, views=job.views, seed=seed, recorded=recorded)
     example = next(batches.epoch(0)).inputs["x"].to(shop.device.device)
     last = shop.channels_last(initial.to(shop.device.device), example, train, learns=True)
     made = [_arm(n, o, copy.deepcopy(initial), teacher, train, shop.device, last) for n, o in arms.items()]
@@ -130,6 +134,20 @@ def train_cohort(
             fix="look for code that trains it, or that updates its buffers",
         )
     return {arm.name: arm for arm in made}
+
+
+@contextlib.contextmanager
+def torch_settings(job: Job) -> Iterator[None]:
+    """Threads and determinism as a job asks, and afterwards as they were."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    threads = torch.get_num_threads()
+    try:
+        torch.use_deterministic_algorithms(job.train.deterministic)
+        torch.set_num_threads(job.threads or threads)
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.set_num_threads(threads)
 
 
 def check_learning(train: Train, student: nn.Module) -> None:

@@ -21,7 +21,8 @@ from tutelage.files import read_json, read_text
 from tutelage.models import state_digest
 from tutelage.recipe import RESUMABLE, Recipe, diff, from_text
 from tutelage.report import verdict
-from tutelage.run.cohorts import Workshop, check_learning, train_cohort
+from tutelage.run.answers import answering
+from tutelage.run.cohorts import Workshop, check_learning, torch_settings, train_cohort
 from tutelage.run.folder import RunFolder, check_place
 from tutelage.run.job import Job, job_of_recipe
 from tutelage.run.judge import describe, judge
@@ -69,6 +70,7 @@ def run_recipe(
     overwrite: bool = False,
     quiet: bool = False,
     command: str | None = None,
+    store: Path | str | None = None,
 ) -> Run:
     """Run a recipe in a folder; go on where an earlier call stopped; leave a finished run as it is.
 
@@ -79,6 +81,7 @@ def run_recipe(
         overwrite: remove what an earlier run left in the folder.
         quiet: no progress.
         command: how the report says to repeat it.
+        store: where stores of teacher answers lie; `$TUTELAGE_STORE`, else the user's cache folder.
 
     Raises:
         TutelageError: everything a user can mend, as the tree in `tutelage.errors` says.
@@ -93,7 +96,7 @@ def run_recipe(
     def differences(text: str) -> list[str]:
         return [line for line in diff(from_text(text, str(earlier)), recipe) if line.split(":")[0] not in RESUMABLE]
 
-    job = job_of_recipe(recipe, trust=trust)
+    job = job_of_recipe(recipe, trust=trust, store=store)
     return execute(
         job, Path(out), differences=differences, overwrite=overwrite, quiet=quiet,
         command=command or f"tutelage run {Path(out) / 'config.yaml'} --out {out}",
@@ -113,7 +116,7 @@ def execute(
             return Run(follower.path, {})
         return _under_way(job, follower, device, quiet=True, command=command)
     with RunFolder.open(out, overwrite=overwrite, quiet=quiet) as folder:
-        folder.begin(job.config, differences, _facts(job))
+        folder.begin(job.config, differences, facts_of(job))
         device.barrier()
         if folder.complete:
             folder.tell(f"already complete; to run it again, choose another --out or add --overwrite ({out})")
@@ -125,16 +128,10 @@ def _under_way(job: Job, folder: RunFolder, device: Device, *, quiet: bool, comm
     """Everything between the begin of a run and its end, however it ends."""
     started = time.monotonic()
     folder.manifest["processes"] = device.world
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    threads = torch.get_num_threads()
-    with StopSignals(fix=f"the same command continues: {command}") as signals:
+    with StopSignals(fix=f"the same command continues: {command}") as signals, torch_settings(job):
         try:
-            torch.use_deterministic_algorithms(job.train.deterministic)
-            torch.set_num_threads(job.threads or threads)
             return _run(job, Workshop(folder, device, signals, quiet), started, command)
         finally:
-            torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-            torch.set_num_threads(threads)
             # The time it took counts; a killed process loses only what it did since its start.
             folder.manifest["wall_seconds"] = folder.manifest.get("wall_seconds", 0.0) + time.monotonic() - started
             folder.save()
@@ -146,14 +143,15 @@ def _run(job: Job, shop: Workshop, started: float, command: str) -> Run:
     teacher = obtain_teacher(job, shop)
     _same_teacher(folder, teacher)
     _introduce(job, shop, teacher, student)
+    answers, recorded = answering(job, shop, teacher.teacher)
     for number, seed in enumerate(job.seeds, 1):
         files = {name: student_file(folder.path, name, seed) for name in job.arms}
         if all(path.with_name("student.json").is_file() for path in files.values()):
             folder.tell(f"seed {seed}: students are there already")
             continue
         arms = train_cohort(
-            job, shop, name=f"seed-{seed}", seed=seed, train=job.train, teacher=teacher.teacher, arms=job.arms,
-            build=job.student,
+            job, shop, name=f"seed-{seed}", seed=seed, train=job.train, teacher=answers, arms=job.arms,
+            build=job.student, recorded=recorded,
         )  # fmt: skip
         if shop.device.rank == 0:
             for name, arm in arms.items():
@@ -221,7 +219,7 @@ def _introduce(job: Job, shop: Workshop, teacher: TeacherInHand, student: nn.Mod
         shop.folder.tell(f"arm {name}: {describe(objective)}")
 
 
-def _facts(job: Job) -> dict[str, Any]:
+def facts_of(job: Job) -> dict[str, Any]:
     """What the manifest records of the machine, the versions and the data."""
     packages = ("torch", "numpy", "safetensors", "scikit-learn")
     splits = job.splits

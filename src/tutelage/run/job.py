@@ -15,6 +15,7 @@ from tutelage.errors import InputError, Problem, RecipeError
 from tutelage.models import NETS, ModelSpec, build
 from tutelage.objective import Objective, Term
 from tutelage.recipe import Recipe, ScheduleSpec, TermSpec, Train, check_names, dump
+from tutelage.run.answers import StorePlan, store_plan
 from tutelage.schedules import Schedule
 from tutelage.teachers import Teacher
 
@@ -52,10 +53,16 @@ class Job:
     threads: int | None = None
     resamples: int = 2000
     latency: bool = True
+    store: StorePlan | None = None  # None: the teacher answers anew at every step
 
 
-def job_of_recipe(recipe: Recipe, *, trust: bool) -> Job:
+def job_of_recipe(recipe: Recipe, *, trust: bool, store: Path | str | None = None) -> Job:
     """Put everything a recipe names into hand, before anything is trained.
+
+    Args:
+        recipe: what to do.
+        trust: whether code that it names may run.
+        store: where stores of answers lie, if not where they usually do.
 
     Raises:
         RecipeError: names that nothing answers to; all of them together.
@@ -118,7 +125,10 @@ def job_of_recipe(recipe: Recipe, *, trust: bool) -> Job:
         threads=recipe.threads,
         resamples=recipe.report.bootstrap,
         latency=recipe.report.latency,
-    )
+        store=None if recipe.teacher.store is None else store_plan(
+            recipe.teacher.store, views, arms, classes=classes, seeds=recipe.seeds, train=recipe.train, root=store
+        ),
+    )  # fmt: skip
 
 
 def objective_of(terms: Sequence[TermSpec], where: str) -> Objective:

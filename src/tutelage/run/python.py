@@ -16,7 +16,8 @@ from tutelage.data import Splits, Views, from_arrays, load
 from tutelage.errors import InputError
 from tutelage.models import ModelSpec, build, state_digest
 from tutelage.objective import Loss, Objective, Term
-from tutelage.recipe import RESUMABLE, Train, train_settings
+from tutelage.recipe import RESUMABLE, Train, store_settings, train_settings
+from tutelage.run.answers import store_plan
 from tutelage.run.execute import Run, execute
 from tutelage.run.job import Job, TeacherPlan, statistics
 from tutelage.run.judge import describe
@@ -39,6 +40,7 @@ def distill(
     seeds: Sequence[int] = (0,),
     views: Views | None = None,
     teacher_epochs: int | None = None,
+    store: str | Mapping[str, Any] | None = None,
     device: str = "auto",
     overwrite: bool = False,
     quiet: bool = False,
@@ -58,6 +60,8 @@ def distill(
         seeds: one run of all arms for each; three or more tell how much chance there is in the result.
         views: random views of the training images.
         teacher_epochs: how long to train a teacher that was given by name; as long as the student by default.
+        store: "auto", or keys of a recipe's `teacher.store` such as {"views": 4, "codec": "fp16"}: ask the teacher once
+            and keep its answers on disk.
         device: auto, cpu, cuda, cuda:N or mps.
         overwrite: remove what an earlier run left in `out`.
         quiet: no progress.
@@ -96,10 +100,17 @@ def distill(
         "seeds": list(seeds),
         "train": settings.model_dump(mode="json"),
     }
+    kept = None
+    if store is not None:
+        spec = store_settings({} if store == "auto" else store)
+        record["store"] = spec.model_dump(mode="json")
+        kept = store_plan(
+            spec, views or Views(), chosen, classes=len(splits.train.classes), seeds=seeds, train=settings
+        )
     text = "".join(f"# {line}\n" for line in _lines(record))
     job = Job(
         name="python", config=text, seeds=tuple(seeds), splits=splits, views=views or Views(), teacher=plan,
-        student=make, student_config=config, arms=chosen, train=settings, device=device,
+        student=make, student_config=config, arms=chosen, train=settings, device=device, store=kept,
     )  # fmt: skip
 
     def differences(before: str) -> list[str]:

@@ -23,14 +23,14 @@ from tutelage.run.job import Job
 from tutelage.teachers import ModuleTeacher, Teacher
 from tutelage.training import make_device
 
-__all__ = ["TeacherInHand", "obtain_teacher"]
+__all__ = ["TeacherInHand", "is_ready", "obtain_teacher"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TeacherInHand:
     """A teacher, ready to answer."""
 
-    teacher: Teacher
+    teacher: Teacher  # live
     module: nn.Module | None
     file: Path | None
     val_accuracy: float
@@ -77,11 +77,25 @@ def obtain_teacher(job: Job, shop: Workshop) -> TeacherInHand:
     return TeacherInHand(teacher, module, file, accuracy, curve)
 
 
+def is_ready(job: Job) -> bool:
+    """Whether a job's teacher can be had without training it."""
+    plan = job.teacher
+    if plan.build is None or plan.weights is not None or plan.train is None:
+        return True
+    with torch.random.fork_rng():
+        torch.manual_seed(plan.seed)
+        key = _key(job, plan.build())
+    return (cache_folder() / "teachers" / key / "teacher.json").is_file()
+
+
 def _as_fast_teacher(job: Job, module: nn.Module, shop: Workshop) -> Teacher:
     """Fold what can be folded, if it changes nothing that can be seen, and choose the memory order."""
     batch = next(iter(shop.plain(job.splits.val)))
     example = batch.inputs["x"][: job.train.batch_size].to(shop.device.device)
     last = shop.channels_last(module, example, job.train, learns=False)
+    if job.store is not None and job.store.features:
+        # A folded layer puts out something else than the layer that it was.
+        return ModuleTeacher(module, channels_last=last, places=job.store.features)
     plain, folded = ModuleTeacher(module, channels_last=last), ModuleTeacher(module, fold=True, channels_last=last)
     expected = predict(module, [batch], shop.device.device)
     difference = float((ask(folded, [batch], shop.device.device) - expected).abs().max())

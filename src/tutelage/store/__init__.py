@@ -2,7 +2,7 @@
 
 from tutelage.store.builder import Built, Capture, build, identity_of
 from tutelage.store.codecs import Codec, codec_of
-from tutelage.store.layout import Manifest
+from tutelage.store.layout import Manifest, key_of
 from tutelage.store.places import store_root
 from tutelage.store.plan import Question, draws_of
 from tutelage.store.reader import StoredTeacher
@@ -20,6 +20,7 @@ __all__ = [
     "codec_of",
     "draws_of",
     "identity_of",
+    "key_of",
     "repair",
     "store_root",
     "stores_in",

@@ -83,6 +83,9 @@ class Built:
     seconds: float
     bytes: int
 
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"place": str(self.place)}
+
     def summary(self) -> str:
         """One line for a person."""
         change = f"+{self.added:,} / ~{self.changed:,} / −{self.removed:,} examples since the last build"

@@ -14,6 +14,8 @@ from typing import Any, NoReturn
 import click
 
 from tutelage import __version__
+from tutelage.cli.cache import cache
+from tutelage.cli.group import Commands
 from tutelage.errors import INTERNAL_FAULT, InputError, TutelageError, nearest
 
 _EXIT_CODES = """\b
@@ -32,26 +34,7 @@ _REFUSALS = {
 }  # fmt: skip
 
 
-class _Commands(click.Group):
-    """Commands, with a suggestion for a mistyped one."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError:
-            # The reader went away (`tutelage methods | head`): nobody's fault. Click would exit with 1.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            raise InputError(f"no command `{args[0]}`", fix=nearest(args[0], self.list_commands(ctx)))
-        return super().resolve_command(ctx, args)
-
-
-@click.group(cls=_Commands, context_settings=_SETTINGS, epilog=_EXIT_CODES, invoke_without_command=True)
+@click.group(cls=Commands, context_settings=_SETTINGS, epilog=_EXIT_CODES, invoke_without_command=True)
 @click.version_option(__version__, prog_name="tutelage")
 @click.pass_context
 def cli(context: click.Context) -> None:
@@ -65,6 +48,9 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
+cli.add_command(cache)
+
+
 @cli.command()
 @click.argument("recipe")
 @click.option("--out", type=str, help="The run's folder, exactly as typed.  [default: runs/<name of the recipe>]")
@@ -73,6 +59,7 @@ def cli(context: click.Context) -> None:
 @click.option("--device", help="auto, cpu, cuda, cuda:N or mps.")
 @click.option("--overwrite", is_flag=True, help="Remove what an earlier run left in the folder.")
 @click.option("--trust", is_flag=True, help="Allow the recipe to name Python code, which will be run.")
+@click.option("--store", metavar="DIR", help="Where stores of answers lie.  [default: $TUTELAGE_STORE, or the cache]")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
 @click.option("--quiet", "-q", is_flag=True, help="Show no progress.")
 def run(
@@ -83,6 +70,7 @@ def run(
     device: str | None,
     overwrite: bool,
     trust: bool,
+    store: str | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -106,7 +94,7 @@ def run(
     from tutelage.run.folder import check_place
 
     check_place(folder)  # before the data is read, which may take long
-    result = run_recipe(parsed, folder, trust=trust, overwrite=overwrite, quiet=quiet, command=_command())
+    result = run_recipe(parsed, folder, trust=trust, overwrite=overwrite, quiet=quiet, command=_command(), store=store)
     if not result.report:
         return  # one of several processes, and not the one that reports
     if as_json:

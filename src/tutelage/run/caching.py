@@ -1,0 +1,263 @@
+"""Verbs on a recipe's store without a run: build it, mend it, say beforehand what it will cost."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from tutelage.errors import BusyError, InputError
+from tutelage.files import cache_folder, human_bytes
+from tutelage.losses import soft_target
+from tutelage.progress import clock
+from tutelage.recipe import Recipe, Store
+from tutelage.run.answers import build_answers, capture_of, question_of, store_plan
+from tutelage.run.cohorts import Workshop, torch_settings
+from tutelage.run.execute import facts_of
+from tutelage.run.folder import RunFolder
+from tutelage.run.job import Job, job_of_recipe
+from tutelage.run.teacher import is_ready, obtain_teacher
+from tutelage.store import Built, Damage, Question, codec_of, repair
+from tutelage.teachers import Teacher
+from tutelage.training import StopSignals, make_device
+from tutelage.types import Outputs
+
+__all__ = ["CodecCost", "Estimate", "build_store", "estimate_store", "repair_store"]
+
+_SAMPLE = 512
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _AtHand:
+    job: Job
+    shop: Workshop
+    teacher: Teacher
+    tell: Callable[[str], None]
+
+
+def build_store(
+    recipe: Recipe, *, store: Path | str | None = None, trust: bool = False, quiet: bool = False, wait: bool = True
+) -> Built:
+    """Ask a recipe's teacher about everything that its students will see, and keep the answers.
+
+    Several processes may build the same store at once; each asks about its share.
+
+    Raises:
+        TutelageError: everything a user can mend, as the tree in `tutelage.errors` says.
+    """
+    with _at_hand(recipe, store, trust=trust, quiet=quiet) as hand:
+        return build_answers(hand.job, hand.shop, hand.teacher, tell=hand.tell, wait=wait)
+
+
+def repair_store(
+    recipe: Recipe, *, store: Path | str | None = None, trust: bool = False, quiet: bool = False
+) -> tuple[list[Damage], Built]:
+    """Mend the store of a recipe: damaged rows, and those that are missing, are asked about again.
+
+    Raises:
+        TutelageError: everything a user can mend, as the tree in `tutelage.errors` says.
+    """
+    with _at_hand(recipe, store, trust=trust, quiet=quiet) as hand:
+        assert hand.job.store is not None
+        if isinstance(hand.job.store.root, str):
+            raise InputError(f"{hand.job.store.root} can be read, but not written")
+        capture = capture_of(hand.job, hand.shop, hand.teacher)
+        found = repair(hand.job.store.root, question_of(hand.job), capture, tell=hand.tell)
+        return found, build_answers(hand.job, hand.shop, hand.teacher, tell=hand.tell)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class CodecCost:
+    """What one codec costs, and what it does to the gradient."""
+
+    codec: str
+    row_bytes: int
+    bytes: int
+    cosine: float | None  # of the student's gradient to that of all logits in float32, mean over rows
+    error: float | None  # norm of the difference, as a share of the gradient's norm
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a store will cost before it is built."""
+
+    rows: int
+    examples: int
+    views: str
+    temperature: float
+    seconds: float | None  # to build it; None where the teacher is not there yet
+    free: int
+    place: str
+    codecs: tuple[CodecCost, ...]
+
+    def summary(self) -> str:
+        """A table for a person."""
+        took = "unknown until the teacher is trained" if self.seconds is None else clock(self.seconds)
+        lines = [
+            f"{self.rows:,} rows: {self.examples:,} examples, views: {self.views}; time to build: {took}; "
+            f"{human_bytes(self.free)} free at {self.place}",
+            "",
+            f"{'codec':<11} {'bytes a row':>11} {'in all':>10}   gradient at T = {self.temperature:g}, against fp32",
+        ]
+        for one in self.codecs:
+            effect = "" if one.cosine is None else f"cosine {one.cosine:.5f}, error {one.error:.2%}"
+            lines.append(f"{one.codec:<11} {one.row_bytes:>11,} {human_bytes(one.bytes):>10}   {effect}")
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def estimate_store(
+    recipe: Recipe, *, store: Path | str | None = None, trust: bool = False, quiet: bool = False
+) -> Estimate:
+    """Bytes, time and the error of the gradient of each codec, measured on a sample with the student as it starts.
+
+    Where the recipe's teacher has yet to be trained only the bytes are told: an estimate should not take hours.
+
+    Raises:
+        TutelageError: everything a user can mend, as the tree in `tutelage.errors` says.
+    """
+    job = _job(recipe, store, trust)
+    assert job.store is not None
+    question = question_of(job)
+    temperature = recipe.teacher.store.temperature if recipe.teacher.store else None
+    temperature = temperature or _read_at(job)
+    if not is_ready(job):
+        return _estimate(job, question, temperature, None, None)
+    with _at_hand(recipe, store, trust=trust, quiet=quiet) as hand:
+        capture = capture_of(hand.job, hand.shop, hand.teacher)
+        ids = question.ids()[:_SAMPLE]
+        capture.ask(question.filled(ids[:32], question.draws[0]))  # the first call of a model is slower than the rest
+        begin = time.perf_counter()
+        batch = question.filled(ids, question.draws[0])
+        outputs = capture.ask(batch)
+        seconds = (time.perf_counter() - begin) / len(batch) * len(ids)
+        assert isinstance(outputs.logits, Tensor)
+        with torch.random.fork_rng():
+            torch.manual_seed(job.seeds[0])
+            student = job.student().eval()
+        with torch.no_grad():
+            start = student(batch.inputs["x"])[: len(ids)].float()
+        live = Outputs(outputs.logits[: len(ids)].float().cpu())
+        return _estimate(job, question, temperature, (torch.from_numpy(ids), start, live), seconds / len(ids))
+
+
+def _estimate(
+    job: Job,
+    question: Question,
+    temperature: float,
+    sample: tuple[Tensor, Tensor, Outputs] | None,
+    each: float | None,
+) -> Estimate:
+    assert job.store is not None
+    classes, examples = len(question.examples.classes), len(question.ids())
+    rows = examples * len(question.draws)
+    names = ["fp32", "fp16", "bf16", "int8"]
+    names += [f"top-{k}" for k in (4, 16, 64) if k < classes] + [f"sample-{n}" for n in (16, 64)]
+    if job.store.codec.name not in names:
+        names.append(job.store.codec.name)
+    costs = []
+    for name in names:
+        codec = codec_of(name, temperature)
+        row = codec.row_bytes(classes) + 16
+        cosine = error = None
+        if sample is not None:
+            ids, start, live = sample
+            assert isinstance(live.logits, Tensor)
+            dense = _gradient(start, live, temperature)
+            stored = Outputs(codec.decode(codec.encode(live.logits, ids, 0), classes))
+            own = _gradient(start, stored, temperature)
+            cosine = float(nn.functional.cosine_similarity(own, dense, dim=-1).mean())
+            error = float((own - dense).norm() / dense.norm())
+        costs.append(CodecCost(name, row, row * rows, cosine, error))
+    place = Path(str(job.store.root))
+    while not place.exists():
+        place = place.parent
+    return Estimate(
+        rows, examples, str(job.store.views), temperature, None if each is None else each * rows,
+        shutil.disk_usage(place).free, str(job.store.root), tuple(costs),
+    )  # fmt: skip
+
+
+def _gradient(start: Tensor, answer: Outputs, temperature: float) -> Tensor:
+    """Of the soft target with respect to the student's logits, row by row."""
+    logits = start.clone().requires_grad_()
+    soft_target(logits, answer.logits, temperature=temperature).backward()  # type: ignore[no-untyped-call]
+    assert logits.grad is not None
+    return logits.grad
+
+
+def _read_at(job: Job) -> float:
+    """The temperature at which the first term reads the teacher."""
+    for objective in job.arms.values():
+        for term in objective.terms:
+            if term.reads_teacher and term.temperatures is not None:
+                return term.temperatures[0]
+    return 1.0
+
+
+def _job(recipe: Recipe, store: Path | str | None, trust: bool) -> Job:
+    """A recipe's job with a store: as the recipe says, or with all defaults where it says nothing."""
+    job = job_of_recipe(recipe, trust=trust, store=store)
+    if job.store is not None:
+        return job
+    plan = store_plan(
+        Store(),
+        job.views,
+        job.arms,
+        classes=len(job.splits.train.classes),
+        seeds=job.seeds,
+        train=job.train,
+        root=store,
+    )
+    return replace(job, store=plan)
+
+
+@contextlib.contextmanager
+def _at_hand(recipe: Recipe, store: Path | str | None, *, trust: bool, quiet: bool) -> Iterator[_AtHand]:
+    """A recipe's teacher, ready to answer; trained first, in a folder of its own that continues after a kill."""
+    job = _job(recipe, store, trust)
+    quiet = quiet or os.environ.get("RANK", "0") != "0"  # of several processes under torchrun one speaks
+    device = make_device(job.device, precision=job.train.precision)
+    name = hashlib.sha256(f"{job.teacher.describes} {job.config} {job.splits.fingerprint}".encode()).hexdigest()[:16]
+    place = cache_folder() / "work" / name
+    with StopSignals(fix="the same command continues") as signals, torch_settings(job):
+        with _held(place, quiet=quiet, signals=signals) as folder:
+            folder.begin(job.config, lambda earlier: [], facts_of(job))
+            shop = Workshop(folder, device, signals, quiet)
+            teacher = obtain_teacher(job, shop).teacher
+            for part in place.iterdir():
+                # Only the lock stays, under which others may wait.
+                if part.is_dir():
+                    shutil.rmtree(part)
+                elif part.name != ".lock":
+                    part.unlink()
+        yield _AtHand(job, shop, teacher, lambda line: None if quiet else print(line, file=sys.stderr, flush=True))
+
+
+@contextlib.contextmanager
+def _held(place: Path, *, quiet: bool, signals: StopSignals) -> Iterator[RunFolder]:
+    """The folder, once nobody else trains the same teacher there."""
+    while True:
+        with contextlib.ExitStack() as stack:
+            try:
+                folder = stack.enter_context(RunFolder.open(place, overwrite=False, quiet=quiet))
+            except BusyError:
+                signals.check()
+                time.sleep(0.5)
+                continue
+            yield folder
+            return
