@@ -20,6 +20,7 @@ from tutelage.models import load_weights, save_weights
 from tutelage.objective import Objective
 from tutelage.run.cohorts import Workshop, train_cohort
 from tutelage.run.job import Job
+from tutelage.taps import Taps
 from tutelage.teachers import ModuleTeacher, Teacher
 from tutelage.training import make_device
 
@@ -55,6 +56,8 @@ def obtain_teacher(job: Job, shop: Workshop) -> TeacherInHand:
         with torch.random.fork_rng():
             torch.manual_seed(plan.seed)
             module = plan.build()
+        if job.store is not None:
+            Taps(module, job.store.features).close()  # a mistyped layer is told before the teacher is trained
         if plan.weights is not None:
             for notice in load_weights(module, plan.weights):
                 shop.folder.tell(f"teacher: {notice}")

@@ -243,6 +243,12 @@ def _ask(question: Question, ids: Ints, number: int, view: int, capture: Capture
     columns = {"id": content, "view": torch.full((count,), view, dtype=torch.int64)}
     columns |= capture.codec.encode(logits, content, view)
     for place, feature in outputs.features.items():
+        if not feature.ndim or len(feature) != len(outputs.logits):
+            raise ModelError(
+                f"the features at `{place}` cannot be stored",
+                given=f"shape {tuple(feature.shape)} for {len(outputs.logits)} examples",
+                expected="one row for each example, first",
+            )
         columns[f"feature/{place}"] = feature[:count].detach().cpu().to(half_of(capture.codec))
     return columns
 
