@@ -100,7 +100,7 @@ WRONG = {
     "a term's key among training": (
         "  lr: 0.01",
         "  temperature: 4",
-        "`temperature` belongs under `arms.<arm>:` (recipe.yaml:19)",
+        "`temperature` belongs under `teacher.store:` or `arms.<arm>:` (recipe.yaml:19)",
     ),
     "a name of other tools": (
         "  lr: 0.01",

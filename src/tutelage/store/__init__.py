@@ -6,6 +6,7 @@ from tutelage.store.layout import Manifest, key_of
 from tutelage.store.places import store_root
 from tutelage.store.plan import Question, draws_of
 from tutelage.store.reader import StoredTeacher
+from tutelage.store.record import record
 from tutelage.store.verify import Damage, repair, stores_in, verify
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "draws_of",
     "identity_of",
     "key_of",
+    "record",
     "repair",
     "store_root",
     "stores_in",

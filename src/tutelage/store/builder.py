@@ -220,7 +220,8 @@ def compute(question: Question, rows: Rows, part: slice, capture: Capture) -> It
 
 
 def _ask(question: Question, ids: Ints, number: int, view: int, capture: Capture) -> dict[str, Tensor]:
-    outputs = capture.ask(question.filled(ids, question.draws[number]))
+    batch = question.filled(ids, question.draws[number])
+    outputs = capture.ask(batch)
     count, classes = len(ids), len(question.examples.classes)
     logits = outputs.logits
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] != classes:
@@ -243,10 +244,10 @@ def _ask(question: Question, ids: Ints, number: int, view: int, capture: Capture
     columns = {"id": content, "view": torch.full((count,), view, dtype=torch.int64)}
     columns |= capture.codec.encode(logits, content, view)
     for place, feature in outputs.features.items():
-        if not feature.ndim or len(feature) != len(outputs.logits):
+        if not feature.ndim or len(feature) != len(batch):
             raise ModelError(
                 f"the features at `{place}` cannot be stored",
-                given=f"shape {tuple(feature.shape)} for {len(outputs.logits)} examples",
+                given=f"shape {tuple(feature.shape)} for {len(batch)} examples",
                 expected="one row for each example, first",
             )
         columns[f"feature/{place}"] = feature[:count].detach().cpu().to(half_of(capture.codec))
