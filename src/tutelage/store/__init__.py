@@ -1,6 +1,7 @@
 """Teacher answers on disk: asked once, looked up by content id and view, never a wrong row."""
 
-from tutelage.store.builder import Built, Capture, build, identity_of
+from tutelage.store.asking import Capture, identity_of
+from tutelage.store.builder import Built, build
 from tutelage.store.codecs import Codec, codec_of
 from tutelage.store.layout import Manifest, key_of
 from tutelage.store.places import store_root

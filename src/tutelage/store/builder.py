@@ -13,60 +13,27 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
 
-import numpy as np
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
-from tutelage.errors import BusyError, DamagedError, ModelError, TutelageError
-from tutelage.files import append_line, human_bytes, remove, sweep, write_bytes
+from tutelage.errors import BusyError, DamagedError, TutelageError
+from tutelage.files import append_line, human_bytes, sweep, write_bytes
 from tutelage.progress import Meter
-from tutelage.store.codecs import Codec, half_of
-from tutelage.store.index import Index, Ints
-from tutelage.store.layout import (
-    FORMAT,
-    LISTING,
-    MANIFEST,
-    PLAN,
-    SUMS,
-    Manifest,
-    Shard,
-    bad_blocks,
-    blocks_of,
-    header_of,
-    key_in,
-    key_of,
-    pack,
-    seal_of,
-    sha256_of,
-    shard_name,
-    unpack,
-)
+from tutelage.store.asking import Capture, compute, identity_of
+from tutelage.store.index import Index
+from tutelage.store.layout import LISTING, MANIFEST, PLAN, Manifest, key_of, pack, unpack
 from tutelage.store.locks import BuildLock
 from tutelage.store.places import open_manifest, open_shard
-from tutelage.store.plan import Question, Rows, shards_of
-from tutelage.types import Batch, Outputs
+from tutelage.store.plan import Question, Rows
+from tutelage.store.sealing import adopt, free_names, is_whole
 
-__all__ = ["Built", "Capture", "build", "compute", "describe", "identity_of"]
-
-Ask = Callable[[Batch], Outputs]
-
-
-@final
-@dataclass(frozen=True, slots=True, eq=False)
-class Capture:
-    """How a teacher is asked, and how its answers are written."""
-
-    ask: Ask  # a batch on the CPU -> outputs anywhere
-    teacher: str  # its fingerprint
-    codec: Codec
-    precision: str = "32"
-    device: str = "cpu"
-    places: tuple[str, ...] = ()
+__all__ = ["Built", "build"]
 
 
 @final
@@ -91,24 +58,6 @@ class Built:
         change = f"+{self.added:,} / ~{self.changed:,} / −{self.removed:,} examples since the last build"
         rate = f" in {self.seconds:.1f} s ({self.asked / self.seconds:,.0f} a second)" if self.asked else ""
         return f"{change}; {self.asked:,} of {self.rows:,} rows asked{rate}; {human_bytes(self.bytes)} in {self.place}"
-
-
-def identity_of(question: Question, capture: Capture) -> dict[str, Any]:
-    """Everything that decides an answer but the example: what the key is a digest of."""
-    views = question.views
-    examples = question.examples
-    return {
-        "format": FORMAT,
-        "teacher": capture.teacher,
-        "precision": capture.precision,
-        "classes": list(examples.classes),
-        "input": [str(examples.inputs.dtype).removeprefix("torch."), *examples.shape],
-        "views": asdict(views) if views.random else None,
-        # A mixed view shows a partner, which is drawn from the whole set: another set, other partners.
-        "partners": examples.fingerprint if views.random and views.soft_targets else None,
-        "places": list(capture.places),
-        **capture.codec.facts(),
-    }
 
 
 def build(
@@ -158,7 +107,7 @@ def build(
                 asked += _work(folder, lock, manifest, rows, question, capture, tell, quiet, check)
                 with lock.planning():
                     if (folder / PLAN).is_file() and (folder / PLAN).read_bytes() == _plan_bytes(rows):
-                        _adopt(folder, _manifest(folder, identity), capture.device)
+                        adopt(folder, _manifest(folder, identity), capture.device)
             finally:
                 lock.leave()
         with lock.planning():
@@ -181,7 +130,7 @@ def _open_plan(
     alone = lock.alone()
     if alone and path.is_file() and path.read_bytes() != mine:
         # A build of other rows that was given up: what it finished counts, and may be missing no longer.
-        _adopt(folder, manifest, capture.device)
+        adopt(folder, manifest, capture.device)
         return "busy"
     if not len(rows):
         return "done"
@@ -207,53 +156,6 @@ def _wait(lock: BuildLock, folder: Path, tell: Callable[[str], None] | None) -> 
         time.sleep(0.2)
 
 
-def compute(question: Question, rows: Rows, part: slice, capture: Capture) -> Iterator[dict[str, Tensor]]:
-    """The columns of the rows of one shard, block by block."""
-    for block in blocks_of(part.stop - part.start):
-        at = slice(part.start + block.start, part.start + block.stop)
-        ids, draws = rows.ids[at], rows.draws[at]
-        pieces = []
-        for number in np.unique(draws):  # a block may stand where one view ends and the next begins
-            own = ids[draws == number]
-            pieces.append(_ask(question, own, int(number), rows.views[int(number)], capture))
-        yield {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
-
-
-def _ask(question: Question, ids: Ints, number: int, view: int, capture: Capture) -> dict[str, Tensor]:
-    batch = question.filled(ids, question.draws[number])
-    outputs = capture.ask(batch)
-    count, classes = len(ids), len(question.examples.classes)
-    logits = outputs.logits
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] != classes:
-        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ModelError(
-            "the teacher's answers cannot be stored",
-            given=f"logits {shape}",
-            expected=f"all logits of {classes} classes",
-            fix="use a teacher that was trained on these classes",
-        )
-    logits = logits[:count].detach().float().cpu()
-    broken = (~logits.isfinite()).any(-1)
-    if bool(broken.any()):
-        raise ModelError(
-            f"the teacher answered with NaN or infinity for {int(broken.sum())} of {count} examples",
-            given=f"content id {int(ids[int(broken.nonzero()[0, 0])])} first",
-            fix="look at this example, and at the teacher's precision: bf16 or 32 in place of fp16",
-        )
-    content = torch.from_numpy(ids)
-    columns = {"id": content, "view": torch.full((count,), view, dtype=torch.int64)}
-    columns |= capture.codec.encode(logits, content, view)
-    for place, feature in outputs.features.items():
-        if not feature.ndim or len(feature) != len(batch):
-            raise ModelError(
-                f"the features at `{place}` cannot be stored",
-                given=f"shape {tuple(feature.shape)} for {len(batch)} examples",
-                expected="one row for each example, first",
-            )
-        columns[f"feature/{place}"] = feature[:count].detach().cpu().to(half_of(capture.codec))
-    return columns
-
-
 def _work(
     folder: Path,
     lock: BuildLock,
@@ -266,7 +168,7 @@ def _work(
     check: Callable[[], None],
 ) -> int:
     """Compute what nobody else computes, until all shards of the plan are there; how many rows that were."""
-    names = _free_names(manifest, len(rows.shards()))
+    names = free_names(manifest, len(rows.shards()))
     wanted = rows.columns()
     todo = dict(enumerate(zip(names, rows.shards(), strict=True)))
     asked = 0
@@ -278,7 +180,7 @@ def _work(
                     continue
                 try:
                     path = folder / name
-                    if not (path.is_file() and _is_whole(path, wanted, part)):
+                    if not (path.is_file() and is_whole(path, wanted, part)):
                         columns: dict[str, list[Tensor]] = {}
                         for block in compute(question, rows, part, capture):
                             check()
@@ -301,58 +203,6 @@ def _work(
     return asked
 
 
-def _is_whole(path: Path, wanted: Mapping[str, Tensor], part: slice) -> bool:
-    """Whether a shard of an open build holds these very rows, undamaged; if not, it is computed again."""
-    try:
-        data = path.read_bytes()
-        columns = unpack(data, str(path))
-        return (
-            key_in(data) == path.parent.name
-            and SUMS in columns
-            and torch.equal(columns["id"], wanted["id"][part])
-            and torch.equal(columns["view"], wanted["view"][part])
-            and not bad_blocks(columns)
-        )
-    except (DamagedError, KeyError, IndexError, RuntimeError):
-        return False
-
-
-def _adopt(folder: Path, manifest: Manifest, device: str) -> None:
-    """Take every whole shard of the open plan into the manifest, and end the plan."""
-    plan = folder / PLAN
-    sealed = {shard.name: shard for shard in manifest.shards}
-    if plan.is_file():
-        wanted, parts = _read_plan(plan)
-        for name, part in zip(_free_names(manifest, len(parts)), parts, strict=True):
-            path = folder / name
-            if path.is_file() and _is_whole(path, wanted, part):
-                sealed[name] = describe(path, part.stop - part.start, device)
-    whole = Manifest(manifest.identity, tuple(sealed[name] for name in sorted(sealed)))
-    if whole.shards and whole.shards != manifest.shards:
-        write_bytes(folder / MANIFEST, whole.to_bytes())
-    for path in sorted(folder.glob("shard-*.safetensors")):
-        if path.name not in sealed:
-            remove(path)  # the torn or unfinished end of a build that was given up
-    remove(plan)
-    sweep(folder)
-
-
-def _read_plan(path: Path) -> tuple[dict[str, Tensor], list[slice]]:
-    """What an open build computes; nothing where its plan is damaged, so that it is computed anew."""
-    try:
-        wanted = unpack(path.read_bytes(), str(path))
-        return wanted, shards_of(len(wanted["id"]), int(wanted["shard_rows"][0]))
-    except (DamagedError, KeyError, IndexError):
-        return {}, []
-
-
-def describe(path: Path, rows: int, device: str) -> Shard:
-    """A shard as a manifest holds it."""
-    data = path.read_bytes()
-    sums = unpack(data, str(path))[SUMS]
-    return Shard(path.name, rows, len(data), sha256_of(data), seal_of(header_of(data), sums), device)
-
-
 def _manifest(folder: Path, identity: Mapping[str, Any]) -> Manifest:
     if (folder / MANIFEST).is_file():
         return open_manifest(folder)
@@ -367,16 +217,7 @@ def _index(folder: Path, manifest: Manifest) -> Index:
 
 
 def _plan_bytes(rows: Rows) -> bytes:
-    from safetensors.torch import save
-
     return save(rows.columns())
-
-
-def _free_names(manifest: Manifest, count: int) -> list[str]:
-    """The first names that no sealed shard has: those of lost shards first."""
-    taken = {shard.name for shard in manifest.shards}
-    names = (shard_name(number) for number in range(len(taken) + count))
-    return [name for name in names if name not in taken][:count]
 
 
 def _refuse_full_disk(folder: Path, rows: int, question: Question, capture: Capture) -> None:

@@ -9,7 +9,8 @@ from torch import nn
 
 from tutelage.data import Examples, Views
 from tutelage.errors import InputError
-from tutelage.store.builder import Capture, build
+from tutelage.store.asking import Capture
+from tutelage.store.builder import build
 from tutelage.store.codecs import codec_of
 from tutelage.store.places import store_root
 from tutelage.store.plan import Question, draws_of

@@ -11,7 +11,7 @@ import numpy as np
 
 from tutelage.errors import BusyError, DamagedError
 from tutelage.files import remove, write_bytes
-from tutelage.store.builder import Capture, compute, describe, identity_of
+from tutelage.store.asking import Capture, compute, identity_of
 from tutelage.store.layout import (
     LISTING,
     MANIFEST,
@@ -30,6 +30,7 @@ from tutelage.store.layout import (
 from tutelage.store.locks import BuildLock
 from tutelage.store.places import open_manifest, open_shard
 from tutelage.store.plan import Question, Rows, number_of
+from tutelage.store.sealing import describe
 
 __all__ = ["Damage", "repair", "stores_in", "verify"]
 
