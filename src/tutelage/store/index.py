@@ -87,8 +87,9 @@ class _Table:
         place = self._first.take(ids >> self._shift, mode="clip").astype(np.int64)
         for _ in range(_LOOKS):
             place += self._ids.take(place) != ids
-        wrong = self._ids.take(place) != ids
-        if wrong.any():
+        # Bytes are compared in one call, where a comparison and its summary would be two.
+        if self._ids.take(place).tobytes() != ids.tobytes():
+            wrong = self._ids.take(place) != ids
             place[wrong] = np.searchsorted(self._ids[: self._count], ids[wrong])
             if (self._ids.take(place) != ids).any():
                 return None

@@ -52,6 +52,8 @@ class StoredTeacher:
         self._codec = codec_of(identity["codec"], identity.get("temperature", 1.0))
         self._shards = [_Mapped(place, self.manifest, number) for number in range(len(self.manifest.shards))]
         keys = {name: _together([shard.columns[name] for shard in self._shards]).numpy() for name in KEYS}
+        columns = self._shards[0].columns if self._shards else {}
+        self._places = [name.removeprefix("feature/") for name in columns if name.startswith("feature/")]
         self._index = Index(keys["id"], keys["view"])
         self._starts = np.cumsum([0, *(shard.rows for shard in self._shards)])
         self._device = torch.device("cpu")
@@ -91,10 +93,7 @@ class StoredTeacher:
         else:
             rows = {name: column.to(self._device) for name, column in self._gather(self._index.order[places]).items()}
         logits = self._codec.decode(rows, len(self.classes))
-        if len(rows) == 1:
-            return Outputs(logits)
-        features = {name.removeprefix("feature/"): rows[name] for name in rows if name.startswith("feature/")}
-        return Outputs(logits, features)
+        return Outputs(logits, {place: rows[f"feature/{place}"] for place in self._places})
 
     def fingerprint(self) -> str:
         """The key, and the sums of everything the store holds."""
