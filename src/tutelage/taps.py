@@ -57,19 +57,21 @@ class Taps:
         Raises:
             ModelError: a place did not run, or does not put out a tensor.
         """
-        missing = [place for place in self.places if place not in self._kept]
+        kept, self._kept = self._kept, {}
+        missing = [place for place in self.places if place not in kept]
         if missing:
             raise ModelError(
                 f"the layer `{missing[0]}` put out no tensor",
                 given="it did not run, or its output is a structure",
                 fix="tap a layer inside it, or the one that follows",
             )
-        kept, self._kept = {place: self._kept[place] for place in self.places}, {}
-        return kept
+        return {place: kept[place] for place in self.places}
 
     def _listener(self, name: str) -> Any:
         def listen(module: nn.Module, inputs: object, output: object) -> None:
+            self._kept.pop(name, None)
             if isinstance(output, Tensor):
-                self._kept[name] = output
+                # The layer that follows may work in place, as many a ReLU does.
+                self._kept[name] = output.clone()
 
         return listen

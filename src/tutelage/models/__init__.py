@@ -9,6 +9,7 @@ from __future__ import annotations
 from tutelage.models.build import ModelSpec, build
 from tutelage.models.classifier import Classifier, Normalise
 from tutelage.models.folding import fold_batchnorm
+from tutelage.models.identity import architecture_digest
 from tutelage.models.nets import NETS, NetInfo, parameter_count
 from tutelage.models.weights import load_weights, save_weights, state_digest, weights_as_bytes
 
@@ -18,6 +19,7 @@ __all__ = [
     "ModelSpec",
     "NetInfo",
     "Normalise",
+    "architecture_digest",
     "build",
     "fold_batchnorm",
     "load_weights",

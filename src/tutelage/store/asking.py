@@ -45,7 +45,7 @@ def identity_of(question: Question, capture: Capture) -> dict[str, Any]:
         "precision": capture.precision,
         "classes": list(examples.classes),
         "input": [str(examples.inputs.dtype).removeprefix("torch."), *examples.shape],
-        "views": asdict(views) if views.random else None,
+        "views": {name: float(value) for name, value in asdict(views).items()} if views.random else None,
         # A mixed view shows a partner, which is drawn from the whole set: another set, other partners.
         "partners": examples.fingerprint if views.random and views.soft_targets else None,
         "places": list(capture.places),
@@ -70,17 +70,18 @@ def _ask(question: Question, ids: Ints, number: int, view: int, capture: Capture
     outputs = capture.ask(batch)
     count, classes = len(ids), len(question.examples.classes)
     logits = outputs.logits
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] != classes:
+    if not isinstance(logits, Tensor) or tuple(logits.shape) != (len(batch), classes):
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ModelError(
             "the teacher's answers cannot be stored",
             given=f"logits {shape}",
-            expected=f"all logits of {classes} classes",
-            fix="use a teacher that was trained on these classes",
+            expected=f"all logits of {classes} classes, ({len(batch)}, {classes})",
+            fix="use a teacher that was trained on these classes, and that answers row by row",
         )
     logits = logits[:count].detach().float().cpu()
-    broken = (~logits.isfinite()).any(-1)
-    if bool(broken.any()):
+    # One pass that carries NaN and infinity; rows are looked at only where there is one.
+    if not bool(torch.stack(logits.aminmax()).isfinite().all()):
+        broken = (~logits.isfinite()).any(-1)
         raise ModelError(
             f"the teacher answered with NaN or infinity for {int(broken.sum())} of {count} examples",
             given=f"content id {int(ids[int(broken.nonzero()[0, 0])])} first",
@@ -96,5 +97,13 @@ def _ask(question: Question, ids: Ints, number: int, view: int, capture: Capture
                 given=f"shape {tuple(feature.shape)} for {len(batch)} examples",
                 expected="one row for each example, first",
             )
-        columns[f"feature/{place}"] = feature[:count].detach().cpu().to(half_of(capture.codec))
+        kept = feature[:count].detach().cpu().to(half_of(capture.codec))
+        if not bool(kept.isfinite().all()):
+            raise ModelError(
+                f"the features at `{place}` cannot be stored as {kept.dtype}",
+                given=f"up to {float(feature.float().abs().max()):g}",
+                expected="finite numbers of that type",
+                fix="store them with the codec bf16 or fp32, if they are finite at all",
+            )
+        columns[f"feature/{place}"] = kept
     return columns

@@ -11,6 +11,7 @@ Shapes:  B rows · C classes · K kept or drawn classes.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from tutelage.data.draws import Stream, mix
 from tutelage.errors import InputError, ModelError
-from tutelage.losses.targets import top_k
+from tutelage.losses.targets import positive, top_k
 from tutelage.types import Logits, Sampled, TopK
 
 __all__ = ["Codec", "codec_of", "half_of"]
@@ -75,7 +76,8 @@ def codec_of(text: str, temperature: float = 1.0) -> Codec:
         raise InputError(
             f"no codec `{text}`", expected="fp32, fp16, bf16, int8, top-K or sample-N, such as top-16 or sample-64"
         )
-    number = int(found[2])
+    positive("temperature", temperature)
+    number, temperature = int(found[2]), float(temperature)
     return Largest(number, temperature) if found[1] == "top" else Drawn(number, temperature)
 
 
@@ -99,13 +101,9 @@ class Dense:
 
     def encode(self, logits: Tensor, ids: Tensor, view: int) -> Columns:
         stored = logits.to(_FLOATS[self.name])
-        if self.name == "fp16" and not bool(stored.isfinite().all()):
-            raise ModelError(
-                "the teacher's logits do not fit fp16",
-                given=f"up to {float(logits.abs().max()):g}",
-                expected="at most 65504",
-                fix="use the codec bf16 or fp32",
-            )
+        # Rounding is monotone, so that the two extremes tell for all.
+        if not bool(torch.stack(logits.aminmax()).to(stored.dtype).isfinite().all()):
+            raise _too_large(logits, self.name, torch.finfo(stored.dtype).max)
         return {"logits": stored}
 
     def decode(self, columns: Mapping[str, Tensor], classes: int) -> Tensor:
@@ -131,6 +129,8 @@ class Int8:
 
     def encode(self, logits: Tensor, ids: Tensor, view: int) -> Columns:
         low, high = logits.aminmax(dim=-1)
+        if not bool((high - low).isfinite().all()):
+            raise _too_large(logits, self.name, torch.finfo(torch.float32).max / 2)
         middle = low + (high - low) / 2
         step = ((high - low) / 254).clamp(min=torch.finfo(torch.float32).tiny)
         numbers = ((logits - middle[:, None]) / step[:, None]).round().clamp(-127, 127).to(torch.int8)
@@ -180,7 +180,12 @@ class Largest:
         assert isinstance(decoded, TopK)
         # By value, not by class: two classes that tie may have changed places.
         again = logits.gather(-1, decoded.indices)
-        return _apart(decoded.values, again, torch.finfo(torch.float32).eps)
+        apart = _apart(decoded.values, again, torch.finfo(torch.float32).eps)
+        if self.k == decoded.classes:
+            return apart
+        rest = (logits / self.temperature).scatter(-1, decoded.indices, -math.inf).logsumexp(-1)
+        off = (rest - decoded.tail).abs() * self.temperature / _noise(logits)
+        return max(apart, float(off.max()))
 
 
 @final
@@ -230,10 +235,19 @@ class Drawn:
     def difference(self, logits: Tensor, decoded: Logits) -> float:
         assert isinstance(decoded, Sampled)
         # n·p draws of a class come ⌊n·p⌋ or ⌈n·p⌉ times: other weights than that are another teacher's.
-        expected = (logits / self.temperature).softmax(-1).gather(-1, decoded.indices) * self.draws
-        counts = decoded.weights * self.draws
-        off = torch.where(decoded.weights > 0, (counts - expected).abs() - 1.0, -1.0)
+        expected = (logits / self.temperature).softmax(-1) * self.draws
+        counts = torch.zeros_like(expected).scatter_add(-1, decoded.indices, decoded.weights * self.draws)
+        off = (counts - expected).abs() - 1.0
         return float((off / (0.01 + 1e-3 * self.draws)).max().clamp(min=0.0))
+
+
+def _too_large(logits: Tensor, codec: str, most: float) -> ModelError:
+    return ModelError(
+        f"the teacher's logits do not fit {codec}",
+        given=f"up to {float(logits.abs().max()):g}",
+        expected=f"at most {most:g}",
+        fix="use the codec fp32" if codec != "fp16" else "use the codec bf16 or fp32",
+    )
 
 
 def _index_type(count: int) -> torch.dtype:

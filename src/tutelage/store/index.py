@@ -76,8 +76,8 @@ class _Table:
     def __init__(self, ids: Ints, start: int) -> None:
         self._start = start
         self._count = len(ids)
-        # Something to look at behind the end.
-        self._ids = np.concatenate([ids, np.full(_LOOKS + 1, -1, dtype=np.int64)])
+        # Something to look at behind the end, which is no id that anybody could ask for and find there first.
+        self._ids = np.concatenate([ids, np.full(_LOOKS + 1, ids[-1], dtype=np.int64)])
         bits = min(_MOST_BITS, max(1, int(8 * len(ids) - 1).bit_length()))
         self._shift = np.int64(63 - bits)
         self._first = np.searchsorted(ids, np.arange(1 << bits, dtype=np.int64) << self._shift).astype(np.int32)

@@ -8,7 +8,7 @@ replay    every view that the given seeds and epochs will draw, as if the teache
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 import numpy as np
@@ -68,6 +68,11 @@ class Question:
     examples: Examples
     views: Views
     draws: Sequence[Draw]
+    _order: Ints = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Examples lie in the order of their ids, unless somebody took some of them in another.
+        object.__setattr__(self, "_order", np.argsort(self.examples.ids.numpy(), kind="stable"))
 
     def ids(self) -> Ints:
         """Every content id once, sorted."""
@@ -88,7 +93,8 @@ class Question:
 
     def batch(self, ids: Ints, draw: Draw) -> Batch:
         """These examples as they look in a draw."""
-        places = torch.from_numpy(np.searchsorted(self.examples.ids.numpy(), ids))
+        known = self.examples.ids.numpy()
+        places = torch.from_numpy(self._order[np.searchsorted(known, ids, sorter=self._order)])
         if draw is not None:
             return view_batch(self.examples, places, self.views, seed=draw[0], epoch=draw[1])
         examples = self.examples

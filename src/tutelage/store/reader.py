@@ -19,7 +19,7 @@ from tutelage.errors import DamagedError, MismatchError
 from tutelage.store.codecs import codec_of
 from tutelage.store.index import Index, Ints
 from tutelage.store.layout import BLOCK, KEYS, SUMS, Manifest, Shard, bad_blocks, rows_in_words
-from tutelage.store.places import open_manifest, open_shard
+from tutelage.store.places import is_remote, open_manifest, open_shard
 from tutelage.types import Batch, Outputs
 
 __all__ = ["StoredTeacher", "refuse_bad_blocks"]
@@ -45,7 +45,7 @@ class StoredTeacher:
     """
 
     def __init__(self, place: Path | str, *, resident: bool | None = None) -> None:
-        self.place = place
+        self.place = place = place if is_remote(place) else Path(str(place).removeprefix("file://"))
         self.manifest = open_manifest(place)
         identity = self.manifest.identity
         self.classes: tuple[str, ...] = tuple(identity["classes"])
@@ -138,7 +138,7 @@ class StoredTeacher:
         parts: list[dict[str, Tensor]] = []
         for number, shard in enumerate(self._shards):
             own = ordered[bounds[number] : bounds[number + 1]] - self._starts[number]
-            if len(own):
+            if len(own) or not len(rows):  # a batch of none has columns, too
                 parts.append(shard.take(own))
         return {name: torch.cat([part[name] for part in parts]).index_select(0, back) for name in parts[0]}
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
-import re
 from collections.abc import Sequence
 from typing import final
 
@@ -12,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.errors import ModelError
-from tutelage.models import fold_batchnorm, state_digest
+from tutelage.models import architecture_digest, fold_batchnorm, state_digest
 from tutelage.objective import read_view
 from tutelage.taps import Taps
 from tutelage.types import Batch, Outputs
@@ -54,7 +52,7 @@ class ModuleTeacher:
         if channels_last:
             self._answering = self._answering.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._folded = None if self._answering is module else state_digest(self._answering)
-        self._architecture = _architecture(module)
+        self._architecture = architecture_digest(module)
         self._taps = Taps(self._answering, places) if places else None
 
         # A part of it may be set to train mode by itself, for instance a backbone that a student shares.
@@ -93,37 +91,3 @@ class ModuleTeacher:
         """Move the module."""
         self.module.to(device)
         self._answering.to(device)
-
-
-def _architecture(module: nn.Module) -> str:
-    """A digest of what is computed with the weights: layers, their settings, and the source of their own classes.
-
-    Two nets may have the same weights and differ in an activation or a stride.
-    """
-    # Some layers show the address of a function, which is another one in every process.
-    digest = hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", str(module)).encode())
-    for name, layer in module.named_modules():
-        settings = {k: v for k, v in vars(layer).items() if not k.startswith("_") and k != "training" and _is_plain(v)}
-        digest.update(f"{name} {type(layer).__qualname__} {sorted(settings.items())!r}\n".encode())
-    kinds = {type(layer) for layer in module.modules() if not type(layer).__module__.startswith("torch.")}
-    for source in sorted(map(_source, kinds)):
-        digest.update(source.encode())
-    return digest.hexdigest()
-
-
-def _is_plain(value: object) -> bool:
-    if isinstance(value, tuple):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, (bool, int, float, str))
-
-
-def _source(kind: type) -> str:
-    try:
-        return inspect.getsource(kind)
-    except (OSError, TypeError):
-        # Written in a shell that is gone: the compiled body still tells functions apart.
-        code = getattr(getattr(kind, "forward", None), "__code__", None)
-        if code is None:
-            return kind.__qualname__
-        constants = tuple(filter(_is_plain, code.co_consts))
-        return f"{kind.__qualname__} {code.co_code!r} {code.co_names} {constants!r}"
