@@ -6,6 +6,7 @@ seeds, method}, whose ends are null where one run tells nothing about the spread
     format          "tutelage-report-1"
     recipe          {name, text}        command, load_snippet   text
     versions        {name: version}     wall_seconds, deterministic, seeds [int], classes [name]
+    answers         null with a live teacher; else of the store: key, rows, asked, seconds, bytes, codec, views
     baseline        name of the arm without a teacher, or null      headline  the distilled arm that the words are about
     data            {name, task, fingerprint, test_sha256, test_looks, shared_examples, majority_share,
                      totals {split: n}, counts [{class, <split>: n}]}
@@ -112,6 +113,7 @@ class RunFacts:
     versions: Mapping[str, str]
     wall_seconds: float
     deterministic: bool
+    answers: Mapping[str, Any] | None = None  # of the store that students read, or None where the teacher was live
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +238,7 @@ def _run(run: RunFacts) -> dict[str, Any]:
         "versions": dict(run.versions),
         "wall_seconds": run.wall_seconds,
         "deterministic": run.deterministic,
+        "answers": None if run.answers is None else dict(run.answers),
     }
 
 

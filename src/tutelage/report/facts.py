@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tutelage.files import human_bytes
 from tutelage.report import numbers
 from tutelage.report.markup import Safe, tag
 from tutelage.report.tables import table
@@ -24,6 +25,7 @@ def rows(report: Report) -> list[tuple[str, str]]:
         ("Looks at the test part", f"{data['test_looks']}"),
         ("Seeds", seeds),
         ("Deterministic mode", "on" if report["deterministic"] else "off"),
+        ("Teacher's answers", _answers(report.get("answers"))),
         ("Wall time", numbers.duration(report["wall_seconds"])),
         ("Versions", ", ".join(f"{name} {version}" for name, version in report["versions"].items())),
         ("Fingerprint of the data", data["fingerprint"]),
@@ -32,6 +34,17 @@ def rows(report: Report) -> list[tuple[str, str]]:
     if report["teacher_val_accuracy"] is not None:
         found.insert(4, ("Teacher on the validation part", numbers.percent(report["teacher_val_accuracy"])))
     return found
+
+
+def _answers(store: Mapping[str, Any] | None) -> str:
+    """Where the students' soft targets came from, and what they cost."""
+    if store is None:
+        return "asked live, at every step"
+    took = f"{store['asked']:,} of them asked by this run in {numbers.duration(store['seconds'])}"
+    views = {"none": "plain examples", "replay": "every view of the run"}.get(store["views"])
+    views = views or f"{store['views']} recorded views of each example"
+    rows = f"{store['rows']:,} stored rows ({views}, {store['codec']}, {human_bytes(store['bytes'])})"
+    return f"{rows}, {took}; key {store['key']}"
 
 
 def facts(report: Report) -> Safe:

@@ -99,6 +99,7 @@ def judge(job: Job, shop: Workshop, teacher: TeacherInHand, *, wall_seconds: flo
             versions=shop.folder.manifest["environment"],
             wall_seconds=wall_seconds,
             deterministic=job.train.deterministic,
+            answers=_answers(shop.folder.manifest),
         ),
         latency=times,
         teacher_val_accuracy=teacher.val_accuracy,
@@ -139,6 +140,11 @@ def _data_facts(job: Job, shop: Workshop) -> evaluation.DataFacts:
         shared_examples=sum(leaks(splits).values()),
         task="image-classification" if splits.train.is_image else "tabular-classification",
     )
+
+
+def _answers(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the report says of a store: all but where on this machine it lies."""
+    return {key: value for key, value in manifest["store"].items() if key != "place"} if "store" in manifest else None
 
 
 def _snippet(job: Job) -> str:
