@@ -58,10 +58,12 @@ def compute(question: Question, rows: Rows, part: slice, capture: Capture) -> It
     for block in blocks_of(part.stop - part.start):
         at = slice(part.start + block.start, part.start + block.stop)
         ids, draws = rows.ids[at], rows.draws[at]
+        # A block may stand where one view ends and the next begins.
+        ends = [*(np.flatnonzero(np.diff(draws)) + 1), len(ids)]
         pieces = []
-        for number in np.unique(draws):  # a block may stand where one view ends and the next begins
-            own = ids[draws == number]
-            pieces.append(_ask(question, own, int(number), rows.views[int(number)], capture))
+        for start, end in zip([0, *ends[:-1]], ends, strict=True):
+            number = int(draws[start])
+            pieces.append(_ask(question, ids[start:end], number, rows.views[number], capture))
         yield {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
 
 

@@ -10,16 +10,16 @@ over what is finished. Everything but the history has the same bytes however oft
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from tutelage.errors import BusyError, DamagedError, TutelageError
@@ -27,11 +27,11 @@ from tutelage.files import append_line, human_bytes, sweep, write_bytes
 from tutelage.progress import Meter
 from tutelage.store.asking import Capture, compute, identity_of
 from tutelage.store.index import Index
-from tutelage.store.layout import LISTING, MANIFEST, PLAN, Manifest, key_of, pack, unpack
+from tutelage.store.layout import LISTING, PLAN, Manifest, key_of, pack, whole_columns
 from tutelage.store.locks import BuildLock
 from tutelage.store.places import open_manifest, open_shard
 from tutelage.store.plan import Question, Rows
-from tutelage.store.sealing import adopt, free_names, is_whole
+from tutelage.store.sealing import OpenPlan, adopt, is_whole, read_manifest
 
 __all__ = ["Built", "build"]
 
@@ -87,27 +87,23 @@ def build(
         ModelError: the teacher's answers are not finite, or do not fit the codec.
         DamagedError: a sealed shard or the manifest is damaged.
     """
-    identity = identity_of(question, capture)
-    folder = root / key_of(identity)
+    folder = root / key_of(identity_of(question, capture))
+    site = _Site(folder, question, capture, tell, quiet, check)
     begin = time.monotonic()
     asked = 0
     with BuildLock(folder) as lock:
         while True:
             with lock.planning():
-                manifest = _manifest(folder, identity)
-                rows = question.rows(_index(folder, manifest))
-                state = _open_plan(folder, lock, manifest, rows, question, capture)
-            if state == "done":
+                plan = site.plan(lock)
+            if plan is None:
                 break
-            if state == "busy":
-                _wait(lock, folder, tell if wait else None)
-                check()
+            if isinstance(plan, str):
+                site.wait(lock, patient=wait)
                 continue
             try:
-                asked += _work(folder, lock, manifest, rows, question, capture, tell, quiet, check)
+                asked += site.work(lock, *plan)
                 with lock.planning():
-                    if (folder / PLAN).is_file() and (folder / PLAN).read_bytes() == _plan_bytes(rows):
-                        adopt(folder, _manifest(folder, identity), capture.device)
+                    site.seal(plan[0])
             finally:
                 lock.leave()
         with lock.planning():
@@ -116,97 +112,104 @@ def build(
             seconds = time.monotonic() - begin
             if asked:
                 _remember(folder, asked, seconds, capture.device)
+            if lock.alone():
+                sweep(folder)
     return Built(
         folder, *difference, rows=len(question.ids()) * len(question.draws), asked=asked, seconds=seconds,
         bytes=sum(shard.bytes for shard in manifest.shards),
     )  # fmt: skip
 
 
-def _open_plan(
-    folder: Path, lock: BuildLock, manifest: Manifest, rows: Rows, question: Question, capture: Capture
-) -> str:
-    """Come to a plan with those who build here already: "work" on it, nothing to do: "done", theirs first: "busy"."""
-    path, mine = folder / PLAN, _plan_bytes(rows)
-    alone = lock.alone()
-    if alone and path.is_file() and path.read_bytes() != mine:
-        # A build of other rows that was given up: what it finished counts, and may be missing no longer.
-        adopt(folder, manifest, capture.device)
-        return "busy"
-    if not len(rows):
-        return "done"
-    if not alone and (not path.is_file() or path.read_bytes() != mine):
-        return "busy"
-    if alone:
-        sweep(folder)
-        if not path.is_file():
-            _refuse_full_disk(folder, len(rows), question, capture)
-            write_bytes(path, mine)
-        lock.sign()
-    lock.join()
-    return "work"
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class _Site:
+    """One build at work in the folder of a store."""
 
+    folder: Path
+    question: Question
+    capture: Capture
+    tell: Callable[[str], None]
+    quiet: bool
+    check: Callable[[], None]
 
-def _wait(lock: BuildLock, folder: Path, tell: Callable[[str], None] | None) -> None:
-    if lock.alone():
-        return
-    if tell is None:
-        raise BusyError(f"{folder} is being built by {lock.holder()}", fix="wait for it to end")
-    tell(f"waiting for {lock.holder()}, which builds this store for other data")
-    while not lock.alone():
-        time.sleep(0.2)
+    def plan(self, lock: BuildLock) -> tuple[OpenPlan, Rows] | str | None:
+        """A plan to work on, drawn up or joined; None if nothing is missing; "busy" if another one has to end first."""
+        folder = self.folder
+        manifest = self._manifest()
+        rows = self.question.rows(_index(folder, manifest))
+        plan, alone = OpenPlan.read(folder), lock.alone()
+        mine = plan is not None and plan.asks_for(rows)
+        if alone and not mine and (folder / PLAN).is_file():
+            # A build of other rows that was given up: what it finished counts, and may be missing no longer.
+            adopt(folder, manifest, self.capture.device)
+            return "busy"
+        if not len(rows):
+            return None
+        if not alone and not mine:
+            return "busy"
+        if alone:
+            sweep(folder)
+            lock.sign()
+        if plan is None:
+            _refuse_full_disk(folder, len(rows), self.question, self.capture)
+            plan = OpenPlan.draw_up(rows, manifest)
+            write_bytes(folder / PLAN, plan.to_bytes())
+        lock.join()
+        return plan, rows
 
+    def wait(self, lock: BuildLock, *, patient: bool) -> None:
+        """Until whoever builds something else here has ended."""
+        if lock.alone():
+            return
+        if not patient:
+            raise BusyError(f"{self.folder} is being built by {lock.holder()}", fix="wait for it to end")
+        self.tell(f"waiting for {lock.holder()}, which builds this store for other data")
+        while not lock.alone():
+            self.check()
+            time.sleep(0.2)
 
-def _work(
-    folder: Path,
-    lock: BuildLock,
-    manifest: Manifest,
-    rows: Rows,
-    question: Question,
-    capture: Capture,
-    tell: Callable[[str], None],
-    quiet: bool,
-    check: Callable[[], None],
-) -> int:
-    """Compute what nobody else computes, until all shards of the plan are there; how many rows that were."""
-    names = free_names(manifest, len(rows.shards()))
-    wanted = rows.columns()
-    todo = dict(enumerate(zip(names, rows.shards(), strict=True)))
-    asked = 0
-    with Meter(f"asking the teacher ({folder.name[:8]})", len(rows), tell=tell, quiet=quiet, unit="rows") as meter:
-        while todo:
-            waiting = True
-            for number, (name, part) in list(todo.items()):
-                if not lock.claim(number):
-                    continue
-                try:
-                    path = folder / name
-                    if not (path.is_file() and is_whole(path, wanted, part)):
-                        columns: dict[str, list[Tensor]] = {}
-                        for block in compute(question, rows, part, capture):
-                            check()
-                            for column, values in block.items():
-                                columns.setdefault(column, []).append(values)
-                            meter.advance(len(block["id"]))
-                        write_bytes(
-                            path, pack({column: torch.cat(values) for column, values in columns.items()}, folder.name)
-                        )
-                        asked += part.stop - part.start
-                    else:
-                        meter.skip(part.stop - part.start)
-                finally:
-                    lock.release(number)
-                del todo[number]
-                waiting = False
-            if todo and waiting:
-                check()
-                time.sleep(0.1)
-    return asked
+    def work(self, lock: BuildLock, plan: OpenPlan, rows: Rows) -> int:
+        """Compute what nobody else computes, until all shards are there; how many rows that were."""
+        todo = dict(enumerate(zip(plan.names, plan.parts(), strict=True)))
+        title, asked = f"asking the teacher ({self.folder.name[:8]})", 0
+        with Meter(title, len(rows), tell=self.tell, quiet=self.quiet, unit="rows") as meter:
+            while todo:
+                before = len(todo)
+                for number, (name, part) in list(todo.items()):
+                    if not lock.claim(number):
+                        continue
+                    try:
+                        if is_whole(self.folder / name, plan, part):
+                            meter.skip(part.stop - part.start)
+                        else:
+                            self._write(self.folder / name, rows, part, meter)
+                            asked += part.stop - part.start
+                    finally:
+                        lock.release(number)
+                    del todo[number]
+                if len(todo) == before:
+                    # The rest is in the hands of others, who may die: then it can be claimed.
+                    self.check()
+                    time.sleep(0.1)
+        return asked
 
+    def seal(self, plan: OpenPlan) -> None:
+        """Take the shards into the manifest, unless another process has done so."""
+        open_plan = OpenPlan.read(self.folder)
+        if open_plan is not None and open_plan.to_bytes() == plan.to_bytes():
+            adopt(self.folder, self._manifest(), self.capture.device)
 
-def _manifest(folder: Path, identity: Mapping[str, Any]) -> Manifest:
-    if (folder / MANIFEST).is_file():
-        return open_manifest(folder)
-    return Manifest(identity)
+    def _write(self, path: Path, rows: Rows, part: slice, meter: Meter) -> None:
+        columns: dict[str, list[Tensor]] = {}
+        for block in compute(self.question, rows, part, self.capture):
+            self.check()
+            for name, values in block.items():
+                columns.setdefault(name, []).append(values)
+            meter.advance(len(block["id"]))
+        write_bytes(path, pack({name: torch.cat(values) for name, values in columns.items()}, self.folder.name))
+
+    def _manifest(self) -> Manifest:
+        return read_manifest(self.folder, identity_of(self.question, self.capture), self.capture.device)
 
 
 def _index(folder: Path, manifest: Manifest) -> Index:
@@ -214,10 +217,6 @@ def _index(folder: Path, manifest: Manifest) -> Index:
     empty = [torch.empty(0, dtype=torch.int64)]
     ids, views = (torch.cat(empty + [part[name] for part in columns]).numpy() for name in ("id", "view"))
     return Index(ids, views)
-
-
-def _plan_bytes(rows: Rows) -> bytes:
-    return save(rows.columns())
 
 
 def _refuse_full_disk(folder: Path, rows: int, question: Question, capture: Capture) -> None:
@@ -244,9 +243,9 @@ def _listing(folder: Path, question: Question) -> tuple[int, int, int]:
     before: dict[int, int] = {}
     if path.is_file():
         try:
-            old = unpack(path.read_bytes(), str(path))
+            old = whole_columns(path.read_bytes(), str(path), folder.name)
             before = dict(zip(old["id"].tolist(), old["origin"].tolist(), strict=True))
-        except (DamagedError, KeyError, ValueError):
+        except DamagedError:
             before = {}  # it only serves this count
     new = [origin for id_, origin in now.items() if id_ not in before]
     gone = [origin for id_, origin in before.items() if id_ not in now]
@@ -259,4 +258,5 @@ def _listing(folder: Path, question: Question) -> tuple[int, int, int]:
 
 def _remember(folder: Path, asked: int, seconds: float, device: str) -> None:
     line = {"rows": asked, "seconds": round(seconds, 3), "device": device, "at": round(time.time())}
-    append_line(folder / "history.jsonl", json.dumps(line))
+    with contextlib.suppress(OSError):  # the store is complete without it
+        append_line(folder / "history.jsonl", json.dumps(line))

@@ -48,6 +48,7 @@ __all__ = [
     "shard_name",
     "sums_of",
     "unpack",
+    "whole_columns",
 ]
 
 FORMAT = 1
@@ -127,7 +128,33 @@ def shard_name(number: int) -> str:
 def pack(columns: Mapping[str, Tensor], key: str) -> bytes:
     """Columns of equal length -> the bytes of a shard of a store; the same columns give the same bytes."""
     whole = {name: column.contiguous() for name, column in columns.items()}
-    return save({**whole, SUMS: sums_of(whole)}, metadata={"key": key})
+    sums = sums_of(whole)
+    # One more row for the header, whose bytes are known when all the rest is written.
+    sums = torch.cat([sums, torch.zeros_like(sums[:1])])
+    data = bytearray(save({**whole, SUMS: sums}, metadata={"key": key}))
+    header = header_of(data)
+    start = len(header) + json.loads(header[8:])[SUMS]["data_offsets"][0] + sums[:-1].numel() * 8
+    data[start : start + 8] = zlib.crc32(header).to_bytes(8, "little")
+    return bytes(data)
+
+
+def whole_columns(data: bytes, where: str, key: str) -> dict[str, Tensor]:
+    """The columns of a shard that was written for a store, if nothing of it is damaged; needs no manifest.
+
+    Raises:
+        DamagedError: it is damaged, or was written for another store.
+    """
+    columns = unpack(data, where)
+    try:
+        of_header = columns[SUMS][-1].tolist()
+        good = of_header[0] == zlib.crc32(header_of(data)) and not any(of_header[1:]) and not bad_blocks(columns)
+    except (KeyError, IndexError, RuntimeError, TypeError) as error:
+        raise DamagedError(f"{where} is damaged: it has no sums") from error
+    if not good:
+        raise DamagedError(f"{where} is damaged: its sums do not fit its content")
+    if key_in(data) != key:
+        raise DamagedError(f"{where} was written for another store")
+    return columns
 
 
 def unpack(data: bytes, where: str) -> dict[str, Tensor]:
@@ -196,7 +223,7 @@ def key_in(data: bytes) -> str | None:
     return key if isinstance(key, str) else None
 
 
-def header_of(data: bytes | memoryview) -> bytes:
+def header_of(data: bytes | bytearray) -> bytes:
     """The length and the header of a safetensors file's bytes."""
     return bytes(data[: 8 + int.from_bytes(data[:8], "little")])
 

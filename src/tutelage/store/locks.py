@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self, final
 
+from tutelage.errors import InputError
+
 __all__ = ["BuildLock"]
 
 # The system's locks belong to the process: between threads it takes one of Python's.
@@ -36,6 +38,12 @@ class BuildLock:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            _IN_PROCESS.release()
+            raise InputError(
+                f"no store can be in {self._path.parent}: {error.strerror or error}",
+                fix="choose another folder with --store or TUTELAGE_STORE",
+            ) from error
         except BaseException:
             _IN_PROCESS.release()
             raise
@@ -78,8 +86,9 @@ class BuildLock:
 
     def sign(self) -> None:
         """Say who builds here, for those who wait."""
-        os.ftruncate(self._open, 0)
-        os.pwrite(self._open, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        with contextlib.suppress(OSError):  # on a full disk the name stays unknown
+            os.ftruncate(self._open, 0)
+            os.pwrite(self._open, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
 
     def holder(self) -> str:
         """Who signed last."""

@@ -10,27 +10,25 @@ from typing import final
 import numpy as np
 
 from tutelage.errors import BusyError, DamagedError
-from tutelage.files import remove, write_bytes
+from tutelage.files import remove, sweep, write_bytes
 from tutelage.store.asking import Capture, compute, identity_of
 from tutelage.store.layout import (
     LISTING,
     MANIFEST,
     SUMS,
-    Manifest,
     Shard,
     bad_blocks,
     blocks_of,
-    key_in,
     key_of,
     pack,
     rows_in_words,
     sha256_of,
-    unpack,
+    whole_columns,
 )
 from tutelage.store.locks import BuildLock
 from tutelage.store.places import open_manifest, open_shard
 from tutelage.store.plan import Question, Rows, number_of
-from tutelage.store.sealing import describe
+from tutelage.store.sealing import describe, read_manifest, recover
 
 __all__ = ["Damage", "repair", "stores_in", "verify"]
 
@@ -72,10 +70,9 @@ def verify(folder: Path) -> Iterator[Damage]:
     listing = folder / LISTING
     if listing.is_file():
         try:
-            if bad_blocks(unpack(listing.read_bytes(), str(listing))) or key_in(listing.read_bytes()) != folder.name:
-                yield Damage(folder, LISTING, "altered; only the count of what changed depends on it")
-        except (DamagedError, KeyError, IndexError, RuntimeError):
-            yield Damage(folder, LISTING, "unreadable; only the count of what changed depends on it")
+            whole_columns(listing.read_bytes(), str(listing), folder.name)
+        except DamagedError:
+            yield Damage(folder, LISTING, "altered; only the count of what changed depends on it")
 
 
 def _damage_of(folder: Path, shard: Shard) -> Damage | None:
@@ -116,13 +113,16 @@ def repair(
     with BuildLock(folder) as lock, lock.planning():
         if not lock.alone():
             raise BusyError(f"{folder} is being built by {lock.holder()}", fix="wait for it to end")
-        found = list(verify(folder)) if (folder / MANIFEST).is_file() else []
-        if any(damage.file == MANIFEST for damage in found):
-            _recover_manifest(folder, identity, capture.device)
-            found += verify(folder)
+        sweep(folder)
+        found: list[Damage] = []
+        try:
+            manifest = read_manifest(folder, identity, capture.device)
+        except DamagedError as error:
+            found.append(Damage(folder, MANIFEST, error.problem.what))
+            manifest = recover(folder, identity, capture.device)
+        found += verify(folder) if manifest.shards else []
         if not found:
             return []
-        manifest = open_manifest(folder) if (folder / MANIFEST).is_file() else Manifest(identity)
         shards = {shard.name: shard for shard in manifest.shards}
         for damage in found:
             tell(str(damage))
@@ -166,21 +166,3 @@ def _mended(folder: Path, shard: Shard, damage: Damage, question: Question, capt
                 whole[name][part] = values
     write_bytes(folder / shard.name, pack(whole, folder.name))
     return describe(folder / shard.name, shard.rows, capture.device)
-
-
-def _recover_manifest(folder: Path, identity: dict[str, object], device: str) -> None:
-    """A manifest from the shards that are whole and say that they were written for this store."""
-    found: list[Shard] = []
-    seen: set[tuple[int, int]] = set()
-    for path in sorted(folder.glob("shard-*.safetensors")):
-        data = path.read_bytes()
-        try:
-            columns = unpack(data, str(path))
-            keys = set(zip(columns["id"].tolist(), columns["view"].tolist(), strict=True))
-            good = key_in(data) == folder.name and not bad_blocks(columns) and not keys & seen
-        except (DamagedError, KeyError, IndexError, RuntimeError):
-            continue
-        if good:
-            seen |= keys
-            found.append(describe(path, len(columns["id"]), device))
-    write_bytes(folder / MANIFEST, Manifest(identity, tuple(found)).to_bytes())
