@@ -99,7 +99,10 @@ FILES: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
     ),
     "01 unknown key of train": (swap("  epochs: 1\n", "  epoch: 1\n"), ("`epoch` (recipe.yaml:17)", "`epochs`?")),
     "02 wrong nesting": (RECIPE + "lr: 0.1\n", ("`lr` belongs under `train:` or `teacher.train:` (recipe.yaml:21)",)),
-    "02 term key at the top": (RECIPE + "temperature: 4\n", ("`temperature` belongs under `arms.<arm>:`",)),
+    "02 term key at the top": (
+        RECIPE + "temperature: 4\n",
+        ("`temperature` belongs under `teacher.store:` or `arms.<arm>:`",),
+    ),
     "04 text for a number": (
         swap("  lr: 0.01", "  lr: fast"),
         ("`train.lr`: expected a number > 0, got 'fast' (recipe.yaml:19)",),

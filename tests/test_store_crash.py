@@ -432,11 +432,12 @@ def test_an_open_plan_that_is_damaged_is_drawn_up_anew(tmp_path: Path, straight:
     length = 8 + int.from_bytes(plan[:8], "little")
     chance = random.Random(0)
     bits = [chance.randrange(8 * length) for _ in range(40)]
-    # Every bit of what is short, and some of what is long.
+    # The last bits and the first of every number in what is short, and some of what is long.
     for column, facts in json.loads(plan[8:length]).items():
         if column != "__metadata__":
             start, end = (8 * (length + offset) for offset in facts["data_offsets"])
-            bits += range(start, end) if end - start <= 8 * 64 else [chance.randrange(start, end) for _ in range(10)]
+            short = [place + bit for place in range(start, end, 64) for bit in (*range(10), 63)]
+            bits += short if end - start <= 8 * 64 else chance.sample(range(start, end), 10)
     broken = []
     for bit in bits:
         flip(mine / "plan.safetensors", bit // 8, bit % 8)
