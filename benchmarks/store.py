@@ -271,17 +271,21 @@ def parquet(answers: Answers, folder: Path) -> Iterator[Contender]:
 
 
 def one_file_each(answers: Answers, folder: Path) -> Iterator[Contender]:
-    path = folder / "files"
-    path.mkdir()
     count = min(FILES, len(answers.cells))
-    for id_, row in zip(answers.examples.ids[:count].tolist(), answers.cells, strict=False):
-        np.save(path / f"{id_:016x}.npy", row)
-    base = str(path)
+    for kind in ("npy", "pt"):
+        path = folder / kind
+        path.mkdir()
+        for id_, row in zip(answers.examples.ids[:count].tolist(), answers.cells, strict=False):
+            name = path / f"{id_:016x}.{kind}"
+            np.save(name, row) if kind == "npy" else torch.save(torch.from_numpy(row.copy()), name)
 
-    def read(rows: Rows, ids: Tensor) -> Logits:
-        return answers.answer(np.stack([np.load(f"{base}/{id_:016x}.npy") for id_ in ids.tolist()]))
+        def read(rows: Rows, ids: Tensor, base: str = str(path), kind: str = kind) -> Logits:
+            names = [f"{base}/{id_:016x}.{kind}" for id_ in ids.tolist()]
+            if kind == "npy":
+                return answers.answer(np.stack([np.load(name) for name in names]))
+            return answers.answer(torch.stack([torch.load(name, weights_only=True) for name in names]).numpy())
 
-    yield Contender("one .npy file each", "id", read, path, f"{count:,} files only", count)
+        yield Contender(f"one .{kind} file each", "id", read, path, f"{count:,} files only", count)
 
 
 ALL = (plain_memory, ours, memmap, lmdb, datasets, zarr, parquet, one_file_each)

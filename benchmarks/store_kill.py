@@ -178,7 +178,7 @@ def main() -> None:
     print(f"straight builds without delay: {quick:.2f} s, {len(straight[-1])} files", flush=True)
     while tally.kills < options.kills:
         slow = tally.stores % 2 == 0
-        window, delay = (8 * DELAY, DELAY) if slow else (quick, 0.0)
+        window, delay = (8 * DELAY, DELAY) if slow else (max(quick / 2, 0.04), 0.0)
         here, kills = root / f"store-{tally.stores}", tally.kills
         good = one_store(here, asked, straight, window, delay, chance, tally)
         kind = "slow" if slow else "quick"

@@ -3,41 +3,27 @@
 from __future__ import annotations
 
 import errno
-import importlib.util
 import json
 import os
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
 
+import store_parts as parts
 from tutelage.data import Batches, Examples, Views, from_arrays, plain_batches, view_batch
 from tutelage.errors import ModelError, TutelageError
 from tutelage.store import Built, Capture, Question, StoredTeacher, build, codec_of, draws_of, record, verify
 from tutelage.types import Batch, Outputs
 
-
-def _shared(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # where the source of its classes is looked up, which is part of a teacher's fingerprint
-    spec.loader.exec_module(module)
-    return module
-
-
-parts = _shared("store_parts")
 SIDE: int = parts.SIDE
 # A new plan asks about so many examples first, to know whether the answers will fit on the disk.
 PROBE = 8

@@ -7,7 +7,6 @@ build goes on. Other processes share the work, wait for it, or are told who is a
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import random
@@ -23,13 +22,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import pytest
 import torch
 from torch import Tensor
 
+import store_parts as parts
 from tutelage.data import Examples
 from tutelage.errors import BusyError, DamagedError
 from tutelage.store import Capture, Question, StoredTeacher, build, repair, verify
@@ -37,18 +37,6 @@ from tutelage.store import plan as store_plan
 from tutelage.store.layout import bad_blocks, unpack
 from tutelage.types import Batch, Outputs
 
-
-def _shared(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # where the source of its classes is looked up, which is part of a teacher's fingerprint
-    spec.loader.exec_module(module)
-    return module
-
-
-parts = _shared("store_parts")
 SIDE: int = parts.SIDE
 PROBE = 8  # a new plan asks about so many examples first, to know whether the answers will fit on the disk
 SHARD = 512  # rows, two blocks

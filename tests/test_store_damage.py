@@ -2,41 +2,27 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import random
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
 
+import store_parts as parts
 from tutelage.data import Examples, Views, view_batch
 from tutelage.errors import DamagedError, InputError, MismatchError
 from tutelage.store import Capture, Question, StoredTeacher, build, repair, stores_in, verify
 from tutelage.store.layout import BLOCK, pack
 from tutelage.types import Batch, Outputs, Sampled, TopK
 
-
-def _shared(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # where the source of its classes is looked up, which is part of a teacher's fingerprint
-    spec.loader.exec_module(module)
-    return module
-
-
-parts = _shared("store_parts")
 SIDE: int = parts.SIDE
 PROBE = 8  # a new plan asks about so many examples first, to know whether the answers will fit on the disk
 SHARD = 512  # rows, two blocks

@@ -141,7 +141,7 @@ class _Site:
         mine = plan is not None and plan.asks_for(rows)
         if alone and not mine and (folder / PLAN).is_file():
             # A build of other rows that was given up: what it finished counts, and may be missing no longer.
-            adopt(folder, manifest, self.capture.device)
+            adopt(folder, manifest)
             return "busy"
         if not len(rows):
             return None
@@ -197,7 +197,7 @@ class _Site:
         """Take the shards into the manifest, unless another process has done so."""
         open_plan = OpenPlan.read(self.folder)
         if open_plan is not None and open_plan.to_bytes() == plan.to_bytes():
-            adopt(self.folder, self._manifest(), self.capture.device)
+            adopt(self.folder, self._manifest())
 
     def _write(self, path: Path, rows: Rows, part: slice, meter: Meter) -> None:
         columns: dict[str, list[Tensor]] = {}
@@ -206,10 +206,11 @@ class _Site:
             for name, values in block.items():
                 columns.setdefault(name, []).append(values)
             meter.advance(len(block["id"]))
-        write_bytes(path, pack({name: torch.cat(values) for name, values in columns.items()}, self.folder.name))
+        whole = {name: torch.cat(values) for name, values in columns.items()}
+        write_bytes(path, pack(whole, self.folder.name, self.capture.device))
 
     def _manifest(self) -> Manifest:
-        return read_manifest(self.folder, identity_of(self.question, self.capture), self.capture.device)
+        return read_manifest(self.folder, identity_of(self.question, self.capture))
 
 
 def _index(folder: Path, manifest: Manifest) -> Index:

@@ -39,8 +39,8 @@ __all__ = [
     "bad_blocks",
     "blocks_of",
     "header_of",
-    "key_in",
     "key_of",
+    "metadata_of",
     "pack",
     "rows_in_words",
     "seal_of",
@@ -125,13 +125,21 @@ def shard_name(number: int) -> str:
     return f"shard-{number:05d}.safetensors"
 
 
-def pack(columns: Mapping[str, Tensor], key: str) -> bytes:
-    """Columns of equal length -> the bytes of a shard of a store; the same columns give the same bytes."""
+def pack(columns: Mapping[str, Tensor], key: str, device: str = "cpu") -> bytes:
+    """Columns of equal length -> the bytes of a shard of a store; the same columns give the same bytes.
+
+    Args:
+        columns: by name.
+        key: of the store that it is written for.
+        device: on which the teacher answered.
+    """
     whole = {name: column.contiguous() for name, column in columns.items()}
     sums = sums_of(whole)
     # One more row for the header, whose bytes are known when all the rest is written.
     sums = torch.cat([sums, torch.zeros_like(sums[:1])])
-    data = bytearray(save({**whole, SUMS: sums}, metadata={"key": key}))
+    # In one entry: the writer puts several in an order of its own, another one each time.
+    about = {"about": json.dumps({"device": device, "key": key})}
+    data = bytearray(save({**whole, SUMS: sums}, metadata=about))
     header = header_of(data)
     start = len(header) + json.loads(header[8:])[SUMS]["data_offsets"][0] + sums[:-1].numel() * 8
     data[start : start + 8] = zlib.crc32(header).to_bytes(8, "little")
@@ -152,7 +160,7 @@ def whole_columns(data: bytes, where: str, key: str) -> dict[str, Tensor]:
         raise DamagedError(f"{where} is damaged: it has no sums") from error
     if not good:
         raise DamagedError(f"{where} is damaged: its sums do not fit its content")
-    if key_in(data) != key:
+    if metadata_of(data).get("key") != key:
         raise DamagedError(f"{where} was written for another store")
     return columns
 
@@ -214,13 +222,13 @@ def sha256_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def key_in(data: bytes) -> str | None:
-    """The key of the store that a shard says it was written for."""
+def metadata_of(data: bytes) -> dict[str, str]:
+    """What a shard says of itself: the key of its store, and the device on which the teacher answered."""
     try:
-        key = json.loads(header_of(data)[8:])["__metadata__"]["key"]
+        found = json.loads(json.loads(header_of(data)[8:])["__metadata__"]["about"])
     except (ValueError, KeyError, TypeError):
-        return None
-    return key if isinstance(key, str) else None
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def header_of(data: bytes | bytearray) -> bytes:

@@ -20,6 +20,7 @@ from tutelage.store.layout import (
     Manifest,
     Shard,
     header_of,
+    metadata_of,
     seal_of,
     sha256_of,
     shard_name,
@@ -83,14 +84,14 @@ class OpenPlan:
         return save(columns, metadata={"sum": sha256_of(save(columns))})
 
 
-def adopt(folder: Path, manifest: Manifest, device: str) -> None:
+def adopt(folder: Path, manifest: Manifest) -> None:
     """Take every whole shard of the open plan into the manifest, and end the plan."""
     plan = OpenPlan.read(folder)
     sealed = {shard.name: shard for shard in manifest.shards}
     if plan is not None:
         for name, part in zip(plan.names, plan.parts(), strict=True):
             if name not in sealed and is_whole(folder / name, plan, part):
-                sealed[name] = describe(folder / name, part.stop - part.start, device)
+                sealed[name] = describe(folder / name, part.stop - part.start)
     whole = Manifest(manifest.identity, tuple(sealed[name] for name in sorted(sealed)))
     if whole.shards and whole.shards != manifest.shards:
         write_bytes(folder / MANIFEST, whole.to_bytes())
@@ -112,14 +113,14 @@ def is_whole(path: Path, plan: OpenPlan, part: slice) -> bool:
     return torch.equal(columns["id"], plan.ids[part]) and torch.equal(columns["view"], plan.views[part])
 
 
-def describe(path: Path, rows: int, device: str) -> Shard:
+def describe(path: Path, rows: int) -> Shard:
     """A shard as a manifest holds it."""
     data = path.read_bytes()
-    sums = unpack(data, str(path))[SUMS]
-    return Shard(path.name, rows, len(data), sha256_of(data), seal_of(header_of(data), sums), device)
+    seal = seal_of(header_of(data), unpack(data, str(path))[SUMS])
+    return Shard(path.name, rows, len(data), sha256_of(data), seal, metadata_of(data).get("device", ""))
 
 
-def read_manifest(folder: Path, identity: Mapping[str, Any], device: str) -> Manifest:
+def read_manifest(folder: Path, identity: Mapping[str, Any]) -> Manifest:
     """The manifest of a store, made again where it was lost; one without shards where nothing was built yet.
 
     Raises:
@@ -127,12 +128,15 @@ def read_manifest(folder: Path, identity: Mapping[str, Any], device: str) -> Man
     """
     if (folder / MANIFEST).is_file():
         return open_manifest(folder)
-    if not (folder / PLAN).is_file() and any(folder.glob("shard-*.safetensors")):
-        return recover(folder, identity, device)
+    # Shards that no open plan names were sealed once.
+    plan = OpenPlan.read(folder)
+    open_names = set() if plan is None else set(plan.names)
+    if any(path.name not in open_names for path in folder.glob("shard-*.safetensors")):
+        return recover(folder, identity)
     return Manifest(identity)
 
 
-def recover(folder: Path, identity: Mapping[str, Any], device: str) -> Manifest:
+def recover(folder: Path, identity: Mapping[str, Any]) -> Manifest:
     """Write a manifest from the shards that are whole and say that they were written for this store."""
     found: list[Shard] = []
     seen: set[tuple[int, int]] = set()
@@ -144,7 +148,7 @@ def recover(folder: Path, identity: Mapping[str, Any], device: str) -> Manifest:
         keys = set(zip(columns["id"].tolist(), columns["view"].tolist(), strict=True))
         if not keys & seen:
             seen |= keys
-            found.append(describe(path, len(columns["id"]), device))
+            found.append(describe(path, len(columns["id"])))
     manifest = Manifest(identity, tuple(found))
     if found:
         write_bytes(folder / MANIFEST, manifest.to_bytes())

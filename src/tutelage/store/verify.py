@@ -116,10 +116,10 @@ def repair(
         sweep(folder)
         found: list[Damage] = []
         try:
-            manifest = read_manifest(folder, identity, capture.device)
+            manifest = read_manifest(folder, identity)
         except DamagedError as error:
             found.append(Damage(folder, MANIFEST, error.problem.what))
-            manifest = recover(folder, identity, capture.device)
+            manifest = recover(folder, identity)
         found += verify(folder) if manifest.shards else []
         if not found:
             return []
@@ -164,5 +164,5 @@ def _mended(folder: Path, shard: Shard, damage: Damage, question: Question, capt
         for answer in compute(question, rows, slice(0, len(ids)), capture):
             for name, values in answer.items():
                 whole[name][part] = values
-    write_bytes(folder / shard.name, pack(whole, folder.name))
-    return describe(folder / shard.name, shard.rows, capture.device)
+    write_bytes(folder / shard.name, pack(whole, folder.name, capture.device))
+    return describe(folder / shard.name, shard.rows)
