@@ -89,7 +89,7 @@ class StoredTeacher:
             index = torch.from_numpy(places)
             if self._device.type != "cpu":
                 index = index.to(self._device)
-            rows = {name: column.index_select(0, index) for name, column in self._rows.items()}
+            rows = {name: _selected(column, index) for name, column in self._rows.items()}
         else:
             rows = {name: column.to(self._device) for name, column in self._gather(self._index.order[places]).items()}
         logits = self._codec.decode(rows, len(self.classes))
@@ -124,7 +124,7 @@ class StoredTeacher:
         for name in names:
             whole = _together([shard.columns[name] for shard in self._shards])
             # In the order of the index already, as most stores are, it is copied out of the mapped file only.
-            loaded[name] = whole.index_select(0, order)
+            loaded[name] = _selected(whole, order)
         self._rows = loaded
         for shard in self._shards:
             shard.columns = {}
@@ -140,7 +140,7 @@ class StoredTeacher:
             own = ordered[bounds[number] : bounds[number + 1]] - self._starts[number]
             if len(own) or not len(rows):  # a batch of none has columns, too
                 parts.append(shard.take(own))
-        return {name: torch.cat([part[name] for part in parts]).index_select(0, back) for name in parts[0]}
+        return {name: _selected(_together([part[name] for part in parts]), back) for name in parts[0]}
 
     def _refuse(self, ids: Ints, view: int) -> NoReturn:
         if view not in self._index.views:
@@ -180,7 +180,7 @@ class _Mapped:
                 self._checked[fresh] = True
                 self._all_checked = bool(self._checked.all())
         index = torch.from_numpy(rows)
-        return {n: c.index_select(0, index) for n, c in self.columns.items() if n not in KEYS and n != SUMS}
+        return {n: _selected(c, index) for n, c in self.columns.items() if n not in KEYS and n != SUMS}
 
     def check_all(self) -> None:
         refuse_bad_blocks(self._shard, bad_blocks(self.columns))
@@ -201,9 +201,18 @@ def refuse_bad_blocks(shard: Shard, bad: Sequence[int]) -> None:
         )
 
 
+def _selected(column: Tensor, index: Tensor) -> Tensor:
+    """Rows of a column. Not every device can select unsigned 16-bit numbers; their bits can be selected everywhere."""
+    if column.dtype == torch.uint16:
+        return column.view(torch.int16).index_select(0, index).view(torch.uint16)
+    return column.index_select(0, index)
+
+
 def _together(columns: Sequence[Tensor]) -> Tensor:
     if not columns:
         return torch.empty(0, dtype=torch.int64)
+    if columns[0].dtype == torch.uint16:
+        return torch.cat([column.view(torch.int16) for column in columns]).view(torch.uint16)
     return columns[0] if len(columns) == 1 else torch.cat(list(columns))
 
 
