@@ -7,9 +7,10 @@ damaged, foreign or missing is reported, never answered.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn, final
+from typing import NoReturn, final
 
 import numpy as np
 import torch
@@ -218,8 +219,13 @@ def _together(columns: Sequence[Tensor]) -> Tensor:
 
 def _fits_memory(size: int) -> bool:
     """Whether so many bytes are less than this process's share of a quarter of the free memory."""
+    return size < _available_memory() / 4 / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def _available_memory() -> int:
+    """Bytes that could be had, the file cache among them; 4 GiB where the system does not tell."""
     try:
-        free: Any = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        return size < 1 << 30
-    return bool(size < free / 4 / int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return int(found[1]) << 10 if found else 4 << 30
