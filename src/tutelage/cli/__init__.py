@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from tutelage import __version__
+from tutelage.cli.bench import bench
 from tutelage.cli.cache import cache
 from tutelage.cli.group import Commands
 from tutelage.errors import INTERNAL_FAULT, InputError, TutelageError, nearest
@@ -48,6 +49,7 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
+cli.add_command(bench)
 cli.add_command(cache)
 
 

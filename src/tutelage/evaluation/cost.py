@@ -47,6 +47,38 @@ def parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+def multiply_adds(model: nn.Module, example: Tensor) -> int:
+    """Multiply-adds of the matrix products and convolutions of one forward pass for one example.
+
+    Args:
+        model: to be counted, in evaluation mode; its mode is restored.
+        example: (1, …), on the model's device.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with _quiet([model], torch.get_num_threads()), FlopCounterMode(display=False) as counter:
+        model(example)
+    return int(counter.get_total_flops()) // 2
+
+
+def speed_ratio(slow: Sequence[float], fast: Sequence[float], *, seed: int = 0) -> tuple[float, float, float]:
+    """How many times faster one of two models is that were timed in turns: ratio of medians, with its 95 % interval.
+
+    Args:
+        slow: (n,) times of the one, round by round.
+        fast: (n,) times of the other in the same rounds.
+        seed: of the bootstrap.
+
+    The bootstrap draws rounds, so that a moment that was slow for both is drawn for both.
+    """
+    pairs = np.stack([np.asarray(slow), np.asarray(fast)])
+    draws = np.random.default_rng(seed).integers(0, pairs.shape[1], size=(_RESAMPLES, pairs.shape[1]))
+    medians = np.median(pairs[:, draws], axis=2)
+    low, high = np.percentile(medians[0] / medians[1], [2.5, 97.5])
+    middle = np.median(pairs, axis=1)
+    return float(middle[0] / middle[1]), float(low), float(high)
+
+
 def file_bytes(path: Path) -> int:
     """Bytes of the file that ships."""
     return path.stat().st_size
@@ -71,19 +103,37 @@ def latency(
         seconds: aim for the total. It is exceeded only by models so slow that a few rounds take longer.
         seed: for the order of turns and the bootstrap.
     """
+    found: dict[str, list[Latency]] = {name: [] for name in models}
+    for batch, times in timings(
+        models, example_batch, batch_sizes, threads=threads, seconds=seconds, seed=seed
+    ).items():
+        for name, values in times.items():
+            found[name].append(summary(values, batch, threads, seed))
+    return found
+
+
+def timings(
+    models: Mapping[str, nn.Module],
+    example_batch: Tensor,
+    batch_sizes: Sequence[int],
+    *,
+    threads: int,
+    seconds: float,
+    seed: int = 0,
+) -> dict[int, dict[str, list[float]]]:
+    """Seconds per call, round by round: batch size -> model -> (n,); see `latency`."""
     if not models or example_batch.shape[0] == 0 or min(batch_sizes, default=0) < 1:
         raise InputError(
             "nothing to time",
             given=f"{len(models)} models, {example_batch.shape[0]} examples, batch sizes {tuple(batch_sizes)}",
             expected="at least one model, one example, and batch sizes of 1 or more",
         )
-    found: dict[str, list[Latency]] = {name: [] for name in models}
+    found: dict[int, dict[str, list[float]]] = {}
     with _quiet(models.values(), threads):
         for batch in batch_sizes:
             rows = torch.arange(batch, device=example_batch.device) % example_batch.shape[0]
-            times = _in_turns(models, example_batch[rows], seconds / len(batch_sizes), random.Random(seed))  # noqa: S311
-            for name, values in times.items():
-                found[name].append(_summary(np.asarray(values) * 1e3, batch, threads, seed))
+            shuffler = random.Random(seed)  # noqa: S311  an order of turns is no secret
+            found[batch] = _in_turns(models, example_batch[rows], seconds / len(batch_sizes), shuffler)
     return found
 
 
@@ -115,7 +165,9 @@ def _timed(model: nn.Module, inputs: Tensor) -> float:
     return time.perf_counter() - start
 
 
-def _summary(milliseconds: np.ndarray, batch: int, threads: int, seed: int) -> Latency:
+def summary(seconds: Sequence[float], batch: int, threads: int, seed: int = 0) -> Latency:
+    """Median with its interval, and the 90th percentile, of times per call."""
+    milliseconds = np.asarray(seconds) * 1e3
     p50, p90 = np.percentile(milliseconds, [50, 90])
     draws = np.random.default_rng(seed).choice(milliseconds, size=(_RESAMPLES, milliseconds.size))
     low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
