@@ -366,7 +366,7 @@ def test_a_disk_that_will_be_full_is_refused_before_anything_is_spent(
 ) -> None:
     teacher, asked = Teacher(), parts.question(arrays(images(10_000)))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1 << 30, 1 << 30, 100_000))
-    message = r"not fit on the disk\n  given     97.7 KiB free at .*\n  expected  386.3 KiB for 10,000 rows of 32 bytes"
+    message = r"not fit on the disk\n  given     97.7 KiB free at .*\n  expected  542.5 KiB for 10,000 rows of 32 bytes"
     with pytest.raises(TutelageError, match=message) as caught:
         build(tmp_path, asked, teacher.capture)
     assert caught.value.exit_code == 1

@@ -35,6 +35,9 @@ from tutelage.store.sealing import OpenPlan, adopt, is_whole, read_manifest
 
 __all__ = ["Built", "build"]
 
+_KEY_BYTES = 16  # an id and the number of a view
+_PROBED = 8
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -151,9 +154,15 @@ class _Site:
             sweep(folder)
             lock.sign()
         if plan is None:
-            _refuse_full_disk(folder, len(rows), self.question, self.capture)
+            self._refuse_full_disk(len(rows), self._row_bytes(), beside=_KEY_BYTES)  # the plan lists the keys as well
             plan = OpenPlan.draw_up(rows, manifest)
             write_bytes(folder / PLAN, plan.to_bytes())
+        elif alone:
+            done = [part.stop - part.start for name, part in zip(plan.names, plan.parts(), strict=True)
+                    if (folder / name).is_file()]  # fmt: skip
+            if done:
+                size = sum((folder / name).stat().st_size for name in plan.names if (folder / name).is_file())
+                self._refuse_full_disk(len(rows) - sum(done), -(-size // sum(done)))
         lock.join()
         return plan, rows
 
@@ -209,6 +218,25 @@ class _Site:
         whole = {name: torch.cat(values) for name, values in columns.items()}
         write_bytes(path, pack(whole, self.folder.name, self.capture.device))
 
+    def _row_bytes(self) -> int:
+        """Of one row of a shard, from the answers to a few examples."""
+        some = slice(0, min(len(self.question.ids()), _PROBED))
+        probe = next(compute(self.question, self.question.rows(), some, self.capture))
+        return sum(column.element_size() * column[0].numel() for column in probe.values())
+
+    def _refuse_full_disk(self, rows: int, each: int, *, beside: int = 0) -> None:
+        """Say that it will not fit before hours are spent; the volume asked is that of the store."""
+        # One byte a row is more than its share of the sums.
+        need, free = rows * (each + 1 + beside) + (1 << 16), shutil.disk_usage(self.folder).free
+        if need > free:
+            raise TutelageError(
+                "the answers will not fit on the disk",
+                given=f"{human_bytes(free)} free at {self.folder}",
+                expected=f"{human_bytes(need)} for {rows:,} rows of {each} bytes",
+                fix="choose another place with --store or TUTELAGE_STORE, or a smaller codec: see "
+                "`tutelage cache estimate RECIPE`",
+            )
+
     def _manifest(self) -> Manifest:
         return read_manifest(self.folder, identity_of(self.question, self.capture))
 
@@ -218,22 +246,6 @@ def _index(folder: Path, manifest: Manifest) -> Index:
     empty = [torch.empty(0, dtype=torch.int64)]
     ids, views = (torch.cat(empty + [part[name] for part in columns]).numpy() for name in ("id", "view"))
     return Index(ids, views)
-
-
-def _refuse_full_disk(folder: Path, rows: int, question: Question, capture: Capture) -> None:
-    """Say that it will not fit before hours are spent; the volume asked is that of the store."""
-    probe = next(compute(question, question.rows(), slice(0, min(len(question.ids()), 8)), capture))
-    each = sum(column.element_size() * column[0].numel() for column in probe.values())
-    need = rows * (each + 1) + (1 << 16)
-    free = shutil.disk_usage(folder).free
-    if need > free:
-        raise TutelageError(
-            "the answers will not fit on the disk",
-            given=f"{human_bytes(free)} free at {folder}",
-            expected=f"{human_bytes(need)} for {rows:,} rows of {each} bytes",
-            fix="choose another place with --store or TUTELAGE_STORE, or a smaller codec: see "
-            "`tutelage cache estimate RECIPE`",
-        )
 
 
 def _listing(folder: Path, question: Question) -> tuple[int, int, int]:
