@@ -17,6 +17,7 @@ from tutelage import __version__
 from tutelage.cli.bench import bench
 from tutelage.cli.cache import cache
 from tutelage.cli.group import Commands
+from tutelage.cli.report import report
 from tutelage.errors import INTERNAL_FAULT, InputError, TutelageError, nearest
 
 _EXIT_CODES = """\b
@@ -51,6 +52,7 @@ def cli(context: click.Context) -> None:
 
 cli.add_command(bench)
 cli.add_command(cache)
+cli.add_command(report)
 
 
 @cli.command()

@@ -30,7 +30,7 @@ from tutelage.run.students import save_student, student_file
 from tutelage.run.teacher import TeacherInHand, obtain_teacher
 from tutelage.training import Device, StopSignals, make_device
 
-__all__ = ["Run", "execute", "run_recipe"]
+__all__ = ["Run", "execute", "facts_of", "read_report", "run_recipe"]
 
 
 @final
@@ -120,7 +120,7 @@ def execute(
         device.barrier()
         if folder.complete:
             folder.tell(f"already complete; to run it again, choose another --out or add --overwrite ({out})")
-            return Run(folder.path, _read_report(folder.path / "report.json"))
+            return Run(folder.path, read_report(folder.path / "report.json"))
         return _under_way(job, folder, device, quiet=quiet, command=command)
 
 
@@ -172,7 +172,12 @@ def _run(job: Job, shop: Workshop, started: float, command: str) -> Run:
     return Run(folder.path, report)
 
 
-def _read_report(path: Path) -> dict[str, Any]:
+def read_report(path: Path) -> dict[str, Any]:
+    """The report.json of a finished run.
+
+    Raises:
+        DamagedError: it is not what this version writes.
+    """
     report = read_json(path)
     if report.get("format") != FORMAT:
         raise DamagedError(
