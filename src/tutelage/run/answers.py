@@ -2,127 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, final
+from collections.abc import Callable
 
 import torch
 
-from tutelage.data import Views
 from tutelage.data.draws import Stream, mix
 from tutelage.errors import DamagedError, InputError
-from tutelage.objective import Objective
-from tutelage.recipe import Store, Train
-from tutelage.store import (
-    Built,
-    Capture,
-    Codec,
-    Question,
-    StoredTeacher,
-    build,
-    codec_of,
-    draws_of,
-    identity_of,
-    key_of,
-    store_root,
-)
+from tutelage.run.cohorts import Workshop
+from tutelage.run.job import Job
+from tutelage.store import Built, Capture, Question, StoredTeacher, build, draws_of, identity_of, key_of
 from tutelage.store.places import is_remote
 from tutelage.teachers import Teacher
 from tutelage.training.device import PlainDevice, move, resolve_precision
 from tutelage.types import Batch, Outputs
 
-if TYPE_CHECKING:
-    from tutelage.run.cohorts import Workshop
-    from tutelage.run.job import Job
+__all__ = ["answering", "build_answers", "capture_of", "question_of"]
 
-__all__ = ["StorePlan", "answering", "build_answers", "capture_of", "question_of", "store_plan"]
-
-# Enough that no student sees the same picture in neighbouring epochs; few enough to be paid for once.
-_RECORDED = 4
 _COMPARED = 64
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class StorePlan:
-    """A store of answers, with every question about it settled."""
-
-    root: Path | str
-    views: str | int  # none, replay, or how many
-    codec: Codec
-    precision: str | None = None
-    features: tuple[str, ...] = ()
-
-    @property
-    def recorded(self) -> int:
-        """How many recorded views epochs draw from; 0 where they draw as they would from a live teacher."""
-        return self.views if isinstance(self.views, int) else 0
-
-
-def store_plan(
-    spec: Store,
-    views: Views,
-    arms: Mapping[str, Objective],
-    *,
-    classes: int,
-    seeds: Sequence[int],
-    train: Train,
-    root: Path | str | None = None,
-) -> StorePlan:
-    """Settle what a recipe leaves open, and refuse what cannot work before anything is asked.
-
-    Raises:
-        InputError: random views would meet plain answers; or an arm cannot read what the codec keeps.
-    """
-    chosen: str | int = spec.views
-    if chosen == "auto":
-        own = len(seeds) * train.epochs
-        chosen = "none" if not views.random else "replay" if own <= _RECORDED else _RECORDED
-    if not views.random:
-        chosen = "none"
-    draws_of(chosen, views)
-    codec = codec_of(spec.codec, _temperature(spec, arms))
-    _check_codec(codec, arms, classes)
-    return StorePlan(store_root(root), chosen, codec, spec.precision, tuple(spec.features))
-
-
-def _temperature(spec: Store, arms: Mapping[str, Objective]) -> float:
-    if spec.codec.partition("-")[0] not in ("top", "sample"):
-        return 1.0
-    if spec.temperature is not None:
-        return spec.temperature
-    terms = [term for objective in arms.values() for term in objective.terms if term.reads_teacher]
-    found = {bound for term in terms if term.temperatures is not None for bound in term.temperatures}
-    if len(found) > 1:
-        raise InputError(
-            f"the codec {spec.codec} is taken at one temperature, but the arms read at several",
-            where="teacher.store.codec",
-            given=", ".join(f"{temperature:g}" for temperature in sorted(found)),
-            fix="use one temperature that does not move, or a codec that keeps all logits: fp16, int8",
-        )
-    return next(iter(found), 1.0)
-
-
-def _check_codec(codec: Codec, arms: Mapping[str, Objective], classes: int) -> None:
-    """Let every arm read one small answer as it will come from the store."""
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(2, classes, generator=generator)
-    ids = torch.tensor([1, 2])
-    answer = Outputs(codec.decode(codec.encode(logits, ids, 0), classes))
-    batch = Batch(ids, {}, torch.zeros(2, dtype=torch.int64))
-    for name, objective in arms.items():
-        if objective.needs_teacher:
-            try:
-                objective(Outputs(logits.clone()), answer, batch)
-            except InputError as error:
-                raise InputError(
-                    f"arm `{name}` cannot read answers stored as {codec.name}: {error.problem.what}",
-                    where="teacher.store.codec",
-                    given=error.problem.given,
-                    expected=error.problem.expected,
-                    fix=error.problem.fix or "use a codec that keeps all logits: fp32, fp16, bf16 or int8",
-                ) from error
 
 
 def question_of(job: Job) -> Question:

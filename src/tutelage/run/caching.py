@@ -21,11 +21,12 @@ from tutelage.files import cache_folder, human_bytes
 from tutelage.losses import soft_target
 from tutelage.progress import clock
 from tutelage.recipe import Recipe, Store
-from tutelage.run.answers import build_answers, capture_of, question_of, store_plan
+from tutelage.run.answers import build_answers, capture_of, question_of
 from tutelage.run.cohorts import Workshop, torch_settings
 from tutelage.run.execute import facts_of
 from tutelage.run.folder import RunFolder
 from tutelage.run.job import Job, job_of_recipe
+from tutelage.run.storeplan import store_plan
 from tutelage.run.teacher import is_ready, obtain_teacher
 from tutelage.store import Built, Damage, Question, codec_of, repair
 from tutelage.teachers import Teacher

@@ -15,7 +15,7 @@ from tutelage.errors import InputError, Problem, RecipeError
 from tutelage.models import NETS, ModelSpec, build
 from tutelage.objective import Objective, Term
 from tutelage.recipe import Recipe, ScheduleSpec, TermSpec, Train, check_names, dump
-from tutelage.run.answers import StorePlan, store_plan
+from tutelage.run.storeplan import StorePlan, store_plan
 from tutelage.schedules import Schedule
 from tutelage.teachers import Teacher
 

@@ -17,10 +17,10 @@ from tutelage.errors import InputError
 from tutelage.models import ModelSpec, build, state_digest
 from tutelage.objective import Loss, Objective, Term
 from tutelage.recipe import RESUMABLE, Train, store_settings, train_settings
-from tutelage.run.answers import store_plan
 from tutelage.run.execute import Run, execute
 from tutelage.run.job import Job, TeacherPlan, statistics
 from tutelage.run.judge import describe
+from tutelage.run.storeplan import store_plan
 from tutelage.teachers import ModuleTeacher, Teacher, as_teacher
 
 __all__ = ["distill"]
