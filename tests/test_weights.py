@@ -409,3 +409,20 @@ def test_there_is_no_second_less_careful_attempt(
     torch.save(model.state_dict(), tmp_path / "v.pt")
     load_weights(make(), tmp_path / "v.pt")
     assert asked == [True, True]
+
+
+@pytest.mark.parametrize("low", [0x80, 0x50])
+def test_the_length_of_a_header_is_not_taken_for_another_kind_of_file(low: int, tmp_path: Path) -> None:
+    """A header of 0x…80 bytes begins the file as a pickle does, one of 0x4b50 bytes as an archive ("PK")."""
+
+    module = nn.Linear(3, 2)
+    wanted = 0x0180 if low == 0x80 else 0x4B50
+    state = dict(module.state_dict())
+    # Spaces in the metadata make the header as long as it has to be.
+    plain = int.from_bytes(save(state, metadata={"pad": ""})[:8], "little")
+    data = save(state, metadata={"pad": " " * (wanted - plain)})
+    assert int.from_bytes(data[:8], "little") == wanted
+    (tmp_path / "weights.safetensors").write_bytes(data)
+    other = nn.Linear(3, 2)
+    assert load_weights(other, tmp_path / "weights.safetensors") == []
+    assert torch.equal(other.weight, module.weight)

@@ -42,10 +42,13 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], list[str]]:
     """
     start, size = _open(path)
     _check_download(path, start, size)
-    if start.startswith(b"PK"):
+    # A safetensors file begins with the length of its header, which may by chance begin as an archive or a pickle does;
+    # read as such a length, the start of those would point far beyond their end.
+    ours = start[8:9] == b"{" and 8 + int.from_bytes(start[:8], "little") <= size
+    if start.startswith(b"PK") and not ours:
         _check_archive(path, size)
         return _named_tensors(path, _load_pickle(path))
-    if start.startswith(b"\x80"):
+    if start.startswith(b"\x80") and not ours:
         _check_protocol(path, start)
         return _named_tensors(path, _load_pickle(path))
     if path.suffix == ".safetensors" or start[8:9] == b"{":
