@@ -1,13 +1,16 @@
 """Executing a job in a folder: teacher, cohorts, judgement; the same call again goes on where the last one stopped."""
 
 from tutelage.run.caching import build_store, estimate_store, repair_store
+from tutelage.run.checks import Checked, check_recipe
 from tutelage.run.execute import Run, execute, run_recipe
 from tutelage.run.python import distill
 from tutelage.run.students import load_student
 
 __all__ = [
+    "Checked",
     "Run",
     "build_store",
+    "check_recipe",
     "distill",
     "estimate_store",
     "execute",

@@ -39,7 +39,7 @@ from tutelage.training import (
 from tutelage.training.optim import LearningRate
 from tutelage.types import Batch
 
-__all__ = ["Workshop", "check_learning", "torch_settings", "train_cohort"]
+__all__ = ["Workshop", "check_learning", "make_arm", "torch_settings", "train_cohort"]
 
 _PLAIN_BATCH = 512
 
@@ -98,7 +98,7 @@ def train_cohort(
     batches = Batches(job.splits.train, batch_size=train.batch_size, views=job.views, seed=seed, recorded=recorded)
     example = next(batches.epoch(0)).inputs["x"].to(shop.device.device)
     last = shop.channels_last(initial.to(shop.device.device), example, train, learns=True)
-    made = [_arm(n, o, copy.deepcopy(initial), teacher, train, shop.device, last) for n, o in arms.items()]
+    made = [make_arm(n, o, copy.deepcopy(initial), teacher, train, shop.device, last) for n, o in arms.items()]
     cohort = Cohort(name, seed, made, teacher)
     checkpoints = Checkpoints(
         shop.folder.path / "checkpoints" / name,
@@ -172,7 +172,7 @@ def _learning(train: Train, student: nn.Module) -> tuple[torch.optim.Optimizer, 
     return optimizer, rate
 
 
-def _arm(
+def make_arm(
     name: str,
     objective: Objective,
     student: nn.Module,

@@ -24,7 +24,7 @@ from tutelage.taps import Taps
 from tutelage.teachers import ModuleTeacher, Teacher
 from tutelage.training import make_device
 
-__all__ = ["TeacherInHand", "is_ready", "obtain_teacher"]
+__all__ = ["TeacherInHand", "is_ready", "obtain_teacher", "teacher_key"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,7 +87,7 @@ def is_ready(job: Job) -> bool:
         return True
     with torch.random.fork_rng():
         torch.manual_seed(plan.seed)
-        key = _key(job, plan.build())
+        key = teacher_key(job, plan.build())
     return (cache_folder() / "teachers" / key / "teacher.json").is_file()
 
 
@@ -109,7 +109,7 @@ def _as_fast_teacher(job: Job, module: nn.Module, shop: Workshop) -> Teacher:
 def _trained(job: Job, module: nn.Module, shop: Workshop) -> list[dict[str, float]]:
     """Train the teacher, or take it from the cache where the same one was trained before."""
     assert job.teacher.train is not None
-    key = _key(job, module)
+    key = teacher_key(job, module)
     home = cache_folder() / "teachers" / key
     cached, facts = home / "teacher.safetensors", home / "teacher.json"
     if facts.is_file():
@@ -149,7 +149,7 @@ def _own_precision(job: Job, shop: Workshop) -> Workshop:
     return replace(shop, device=make_device(job.device, precision=precision))
 
 
-def _key(job: Job, module: nn.Module) -> str:
+def teacher_key(job: Job, module: nn.Module) -> str:
     """All that decides what training gives: the same key means the same teacher."""
     assert job.teacher.train is not None
     train = job.teacher.train.model_dump(mode="json", exclude={"checkpoint_seconds"})

@@ -1,0 +1,249 @@
+"""What a run will take: disk, memory and time, the last by a few steps of the loop that the run itself uses."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from tutelage.data import Batches, as_model_input
+from tutelage.errors import TrainingError
+from tutelage.evaluation.cost import parameters
+from tutelage.files import human_bytes
+from tutelage.losses import cross_entropy
+from tutelage.objective import Objective
+from tutelage.recipe import Train
+from tutelage.report.numbers import duration
+from tutelage.run.answers import question_of
+from tutelage.run.checks.budget import affordable
+from tutelage.run.checks.findings import Finding, fault, first_line, ok, several
+from tutelage.run.checks.student import as_stored
+from tutelage.run.checks.teacher import KnownTeacher
+from tutelage.run.cohorts import make_arm
+from tutelage.run.job import Job
+from tutelage.teachers import ModuleTeacher, Teacher
+from tutelage.training import Cohort, Device, Listener, Moment, fit, make_device, suits_channels_last
+from tutelage.types import Batch, Outputs
+
+__all__ = ["disk_findings", "memory_finding", "time_findings"]
+
+_WARM_UP, _TIMED = 1, 3
+_LONG = 4.0  # seconds after which one cohort is not measured any further
+_BUDGET = 5e10  # multiply-adds of one step
+_BYTES = 4  # of a weight
+_KEY_BYTES = 16
+_CHECKPOINTS = 2
+
+
+def disk_findings(job: Job, student: nn.Module, teacher: nn.Module | None) -> Iterator[Finding]:
+    """Bytes of the store and of the run's folder, and what is free where they will lie."""
+    needs: list[tuple[str, Path, int]] = []
+    if job.store is not None:
+        question, codec = question_of(job), job.store.codec
+        rows = len(question.ids()) * len(question.draws)
+        size = (codec.row_bytes(len(job.splits.train.classes)) + _KEY_BYTES) * rows
+        said = f"{rows:,} rows in {codec.name}, views {job.store.views}: {human_bytes(size)}"
+        said += ", and the features on top" if job.store.features else ""
+        if isinstance(job.store.root, str):
+            yield ok("store", f"{said}, read from {job.store.root}")
+        else:
+            yield ok("store", f"{said} in {job.store.root}, less what is there already")
+            needs.append(("store", job.store.root, size))
+    needs.append(("run", Path("runs") / job.name, _run_bytes(job, student, teacher)))
+    for place, own in _by_disk(needs).items():
+        total, free = sum(size for _, size in own), shutil.disk_usage(place).free
+        names = " and ".join(f"{name} {human_bytes(size)}" for name, size in own)
+        said = f"{names} of {human_bytes(free)} free at {place}"
+        if total > free:
+            yield fault("disk", f"too little room: {said}", "free some, choose another place, or a smaller codec")
+        else:
+            yield ok("disk", said)
+
+
+def _by_disk(needs: list[tuple[str, Path, int]]) -> dict[Path, list[tuple[str, int]]]:
+    """What will lie on each disk: places on the same one share what is free there."""
+    found: dict[int, tuple[Path, list[tuple[str, int]]]] = {}
+    for name, path, size in needs:
+        place = _existing(path)
+        found.setdefault(place.stat().st_dev, (place, []))[1].append((name, size))
+    return dict(found.values())
+
+
+def _existing(path: Path) -> Path:
+    """The nearest folder above that is there."""
+    path = path.absolute()
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
+def _run_bytes(job: Job, student: nn.Module, teacher: nn.Module | None) -> int:
+    """About what a run's folder takes: last and best weights, checkpoints with two moments, and answers to the test."""
+    models = len(job.seeds) * len(job.arms)
+    learned = 2 + _CHECKPOINTS * 4
+    size = models * parameters(student) * _BYTES * learned
+    if teacher is not None:
+        trained = job.teacher.train is not None
+        size += parameters(teacher) * _BYTES * (1 + trained * (1 + _CHECKPOINTS * 4))
+    return size + (models + 1) * len(job.splits.test) * (len(job.splits.test.classes) * _BYTES + _KEY_BYTES)
+
+
+def memory_finding(job: Job) -> Finding:
+    """What the examples take of the machine's memory."""
+    parts = (job.splits.train, job.splits.val, job.splits.test)
+    tensors = [tensor for part in parts for tensor in (part.inputs, part.targets, part.ids, part.origins)]
+    held = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    rows = min(job.train.batch_size, len(job.splits.train))
+    batch = rows * job.splits.train.inputs[0].numel() * _BYTES
+    return ok("memory", f"examples {human_bytes(held)}, a batch of inputs {human_bytes(batch)}; models come on top")
+
+
+def time_findings(job: Job, known: KnownTeacher | None, device: Device) -> list[Finding]:
+    """How long a run will take, from a few steps of a cohort; for a teacher that has yet to be trained, as well.
+
+    Args:
+        known: the teacher, or at least its architecture; random answers stand in where even that is lacking.
+        device: where a run would compute.
+    """
+    found: list[Finding] = []
+    teacher: Teacher = _StandIn(job)
+    try:
+        if known is not None and not known.trained and job.teacher.train is not None:
+            train = job.teacher.train
+            own = make_device(job.device, precision=train.precision)
+            arms = {"teacher": Objective([cross_entropy])}
+            step, steps = _measured(job, own, train, arms, None, known.module)
+            whole = step * steps * train.epochs
+            said = f"about {duration(whole)} to train it first: {several(train.epochs, 'epoch')} of {steps:,} steps"
+            found.append(ok("teacher's time", f"{said}, {step * 1e3:.1f} ms each"))
+        asking = 0.0
+        if known is not None and any(objective.needs_teacher for objective in job.arms.values()):
+            live = ModuleTeacher(known.module)
+            live.to(device.device)
+            if job.store is None:
+                teacher = live
+            else:
+                asking = _asking(job, live, device)
+        step, steps = _measured(job, device, job.train, job.arms, teacher, job.student())
+    except TrainingError as error:
+        return [*found, fault("first steps", error)]
+    except (RuntimeError, MemoryError) as error:  # most of all where the memory of a device is too small
+        return [*found, fault("first steps", f"they fail: {first_line(error)}", "a smaller train.batch_size, or model")]
+    if asking:
+        found.append(ok("store's time", f"about {duration(asking)} to ask the teacher about all rows, once"))
+    whole = step * steps * job.train.epochs * len(job.seeds)
+    found.append(
+        ok(
+            "time", f"about {duration(whole)} to train all students: {several(len(job.seeds), 'seed')} × "
+            f"{several(job.train.epochs, 'epoch')} × {several(steps, 'step')} of {several(len(job.arms), 'arm')}, "
+            f"{step * 1e3:.1f} ms each; validation comes on top",
+        )
+    )  # fmt: skip
+    return found
+
+
+def _measured(
+    job: Job,
+    device: Device,
+    train: Train,
+    arms: Mapping[str, Objective],
+    teacher: Teacher | None,
+    initial: nn.Module,
+) -> tuple[float, int]:
+    """Seconds of one step of a cohort, and the steps of an epoch."""
+    recorded = job.store.recorded if job.store is not None and teacher is not None else 0
+    initial.to(device.device)
+    two = as_model_input(job.splits.train.inputs[:2].clone()).to(device.device)
+    passes = [(initial, 3 * len(arms))]
+    if isinstance(teacher, ModuleTeacher):
+        passes.append((teacher.module, 1))
+    size = min(train.batch_size, max(2, affordable(passes, two, _BUDGET)))
+    real, batches = (
+        Batches(job.splits.train, batch_size=count, views=job.views, seed=job.seeds[0], recorded=recorded)
+        for count in (train.batch_size, size)
+    )
+    example = next(batches.epoch(0)).inputs["x"].to(device.device)
+    # Where a run would measure, the rule does: a check keeps nothing.
+    last = train.channels_last == "on" or (train.channels_last == "auto" and suits_channels_last(initial, example))
+    made = [make_arm(n, o, copy.deepcopy(initial), teacher, train, device, last) for n, o in arms.items()]
+    few = _Few(batches)
+    fit(
+        Cohort("check", job.seeds[0], made, teacher), few, lambda _: {"accuracy": 0.0, "nll": 0.0}, device, epochs=1,
+        listeners=[few.watch],
+    )  # fmt: skip
+    timed = few.watch.steps[_WARM_UP:] or few.watch.steps
+    # Where a whole batch would take too long, a part of one stands for it.
+    return sum(timed) / len(timed) * train.batch_size / size, real.steps_per_epoch
+
+
+@final
+class _Few:
+    """The first batches of a run, no more than it takes to measure a step."""
+
+    def __init__(self, batches: Batches) -> None:
+        self._batches = batches
+        self.steps_per_epoch = batches.steps_per_epoch
+        self.watch = _Watch()
+
+    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
+        endless = itertools.chain.from_iterable(map(self._batches.epoch, itertools.count()))
+        for batch in itertools.islice(endless, _WARM_UP + _TIMED):
+            yield batch
+            if sum(self.watch.steps) > _LONG:
+                return
+
+
+@final
+class _Watch(Listener):
+    """Writes down how long every step took, its batch included."""
+
+    def __init__(self) -> None:
+        self.steps: list[float] = []
+        self._last = time.perf_counter()
+
+    def on_start(self, cohort: Cohort, at: Moment) -> None:
+        self._last = time.perf_counter()
+
+    def on_step(self, cohort: Cohort, at: Moment) -> None:
+        now = time.perf_counter()
+        self.steps.append(now - self._last)
+        self._last = now
+
+
+@final
+class _StandIn:
+    """Answers of the right kind at no cost, for a teacher that is not asked in training or not there."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._classes = len(job.splits.train.classes)
+
+    def answer(self, batch: Batch) -> Outputs:
+        generator = torch.Generator().manual_seed(0)
+        logits = torch.randn(len(batch), self._classes, generator=generator).to(batch.ids.device)
+        return Outputs(as_stored(self._job, logits, batch))
+
+    def fingerprint(self) -> str:
+        return "stand-in"
+
+    def to(self, device: torch.device) -> None: ...
+
+
+def _asking(job: Job, teacher: ModuleTeacher, device: Device) -> float:
+    """Seconds to ask a teacher about every row of the store."""
+    question = question_of(job)
+    ids = question.ids()[:64]
+    batch = device.place(question.filled(ids, question.draws[0]))
+    taken = 0.0
+    for _ in range(2):  # the first call of a model is slower than the rest
+        start = time.perf_counter()
+        logits = teacher.answer(batch).logits
+        assert isinstance(logits, Tensor)
+        float(logits.sum())  # waits for the device
+        taken = time.perf_counter() - start
+    return taken / len(batch) * len(question.ids()) * len(question.draws)

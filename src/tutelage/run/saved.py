@@ -1,0 +1,130 @@
+"""What a finished run saved of its answers, read again by whoever compares runs: ids, labels and logits, checked."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tutelage.errors import DamagedError, DataError, InputError, MismatchError, nearest
+from tutelage.evaluation import metrics
+from tutelage.files import read_json
+from tutelage.run.execute import read_report
+
+__all__ = ["Side", "read_side", "same_questions"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One arm of a run: what it answered on the test part, by seed; rows in the order of (id, label)."""
+
+    name: str  # as it was asked for, with the arm
+    classes: tuple[str, ...]
+    rows: NDArray[np.int64]  # (N, 2): id, label
+    logits: Mapping[int, metrics.Floats]  # seed -> (N, C)
+
+    @property
+    def labels(self) -> metrics.Ints:
+        return self.rows[:, 1]
+
+
+def read_side(asked: Path | str) -> Side:
+    """The answers of `folder` or `folder:arm`."""
+    place, arm = str(asked), None
+    if not Path(place).expanduser().is_dir() and ":" in place:
+        place, arm = place.rsplit(":", 1)
+    home = Path(place).expanduser()
+    if not (home / "report.json").is_file():
+        raise InputError(f"no finished run in {place}", expected="a run's folder, or folder:arm, with its report.json")
+    if read_json(home / "manifest.json").get("outcome") != "complete":
+        raise InputError(f"the run in {place} is not complete", fix="the command that began it continues it")
+    report = read_report(home / "report.json")
+    try:
+        classes = tuple(str(name) for name in report["classes"])
+        arm = report["headline"] if arm is None else arm
+        runs = {
+            str(model["name"]): {int(run["seed"]): float(run["metrics"]["accuracy"]) for run in model["runs"]}
+            for model in report["models"]
+            if model["role"] != "teacher"
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedError(f"{home / 'report.json'} is not what a run wrote", given=repr(error)) from error
+    if not runs.get(arm):
+        raise InputError(f"no arm `{arm}` in {place}", fix=nearest(arm, runs))
+    name = f"{place}:{arm}"
+    rows: NDArray[np.int64] | None = None
+    logits: dict[int, metrics.Floats] = {}
+    for seed, accuracy in sorted(runs[arm].items()):
+        path = home / "eval" / f"{arm}-seed-{seed}.npz"
+        own, logits[seed] = _answers(path, len(classes))
+        if rows is not None and not np.array_equal(rows, own):
+            raise DamagedError(f"{path} has other test examples than the run's other seeds")
+        rows = own
+        # The report has no sums of these files, but it has what was counted in them.
+        counted = metrics.accuracy(logits[seed], own[:, 1])
+        if abs(counted - accuracy) > 0.5 / len(own):
+            raise DamagedError(
+                f"{path} holds other answers than the report was made from",
+                given=f"accuracy {counted:.6f}",
+                expected=f"{accuracy:.6f}",
+            )
+    assert rows is not None
+    return Side(name, classes, rows, logits)
+
+
+def _answers(path: Path, classes: int) -> tuple[NDArray[np.int64], metrics.Floats]:
+    """(id, label) of every row, and its logits, in the order of the former: files of two runs then meet by id.
+
+    Examples of the very same content share an id; they stay in the order of the file, and have the same answers.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as saved:
+            ids, logits, labels = (np.asarray(saved[name]) for name in ("ids", "logits", "labels"))
+        if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
+            raise ValueError(f"ids are {ids.dtype} {ids.shape}")
+        if not np.issubdtype(logits.dtype, np.floating):
+            raise ValueError(f"logits are {logits.dtype}")
+        answers, truth = metrics.as_logits(logits, ids.size), metrics.as_labels(labels, classes)
+        if truth.shape != ids.shape or answers.shape[1] != classes:
+            raise ValueError(f"ids {ids.shape}, labels {truth.shape}, logits {answers.shape}, {classes} classes")
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DamagedError(
+            f"{path} is not what a run wrote",
+            given=str(error).splitlines()[0][:200] if str(error) else type(error).__name__,
+            expected=f"an .npz with ids (N,), logits (N, {classes}) and labels (N,)",
+            fix="restore the file from a copy, or run again",
+        ) from error
+    order = np.lexsort((truth, ids))
+    return np.stack([ids.astype(np.int64), truth], axis=1)[order], answers[order]
+
+
+def same_questions(first: Side, second: Side) -> None:
+    """Both were asked about the same examples, by classes of the same names."""
+    if first.classes != second.classes:
+        only = [", ".join(sorted(set(a) - set(b))[:12]) or "nothing"
+                for a, b in ((first.classes, second.classes), (second.classes, first.classes))]  # fmt: skip
+        ordered = sorted(first.classes) == sorted(second.classes)
+        raise MismatchError(
+            "the runs name the same classes in another order" if ordered else "the runs have different classes",
+            given=f"only {second.name}: {only[1]}" if not ordered else ", ".join(second.classes[:12]),
+            expected=f"only {first.name}: {only[0]}" if not ordered else ", ".join(first.classes[:12]),
+        )
+    if np.array_equal(first.rows, second.rows):
+        return
+    every, which = np.unique(np.concatenate([first.rows, second.rows]), axis=0, return_inverse=True)
+    counts = [np.bincount(part, minlength=len(every)) for part in np.split(which.ravel(), [len(first.rows)])]
+    missing, new = (int(np.maximum(a - b, 0).sum()) for a, b in (counts, reversed(counts)))
+    shared = np.intersect1d(first.rows[:, 0], second.rows[:, 0]).size
+    raise DataError(
+        "the runs were judged on different test examples, so their numbers cannot be compared",
+        given=f"{new:,} of {len(second.rows):,} examples (id and label) only in {second.name}, "
+        f"{missing:,} of {len(first.rows):,} only in {first.name}; {shared:,} ids in both",
+        expected="the same test part: the same data, split by the same `data.seed` and sizes",
+    )
