@@ -32,7 +32,6 @@ from tutelage.run.checks import Checked, Finding, check_recipe
 from tutelage.run.checks.budget import affordable
 from tutelage.run.checks.data import conflicting, data_findings
 from tutelage.run.checks.explain import class_order, names_of
-from tutelage.run.checks.resources import clock_words
 from tutelage.run.checks.teacher import asked_rows, bar_of
 from tutelage.run.job import job_of_recipe
 
@@ -616,7 +615,3 @@ def test_rows_that_can_be_afforded() -> None:
     # 64 · 10 multiply-adds for one row, twice, and 64 · 5 once.
     models = [(nn.Linear(64, 10), 2), (nn.Linear(64, 5), 1)]
     assert affordable(models, torch.zeros(2, 64), budget=16_000.0) == 10
-
-
-def test_durations_are_read_as_such() -> None:
-    assert [clock_words(seconds) for seconds in (3.2, 75, 7200)] == ["0:03 min", "1:15 min", "2:00:00 h"]
