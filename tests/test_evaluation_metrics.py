@@ -31,8 +31,48 @@ def test_metrics_equal_scikit_learn() -> None:
     assert found["agreement"] == pytest.approx(reference.accuracy_score(teacher.argmax(axis=1), said))
     counts = metrics.confusion(student, labels)
     assert np.array_equal(counts, reference.confusion_matrix(labels, said, labels=range(5)))
-    recall = reference.recall_score(labels, said, average=None, labels=range(5))
-    assert metrics.recalls(counts) == pytest.approx(recall)
+    for ours, theirs in (
+        (metrics.recalls, reference.recall_score),
+        (metrics.precisions, reference.precision_score),
+        (metrics.f1s, reference.f1_score),
+    ):
+        assert ours(counts) == pytest.approx(theirs(labels, said, average=None, labels=range(5)))
+    assert found["macro_precision"] == pytest.approx(reference.precision_score(labels, said, average="macro"))
+    # The mean over classes of the squared error is sklearn's; Brier's score is the sum over classes.
+    assert found["brier"] == pytest.approx(5 * reference.mean_squared_error(np.eye(5)[labels], probability))
+
+
+def test_a_class_that_is_never_named_has_precision_and_f1_zero() -> None:
+    labels = np.array([0, 0, 1, 2, 2])
+    counts = metrics.confusion(np.eye(4)[[0, 0, 3, 2, 0]], labels)
+    assert metrics.precisions(counts) == pytest.approx([2 / 3, 0.0, 1.0, math.nan], nan_ok=True)
+    assert metrics.f1s(counts) == pytest.approx([4 / 5, 0.0, 2 / 3, math.nan], nan_ok=True)
+    said = [0, 0, 3, 2, 0]
+    for ours, theirs in (
+        (metrics.macro_precision, reference.precision_score),
+        (metrics.macro_recall, reference.recall_score),
+        (metrics.macro_f1, reference.f1_score),
+    ):
+        expected = theirs(labels, said, average="macro", labels=[0, 1, 2], zero_division=0)
+        assert ours(counts) == pytest.approx(expected)
+
+
+def test_the_brier_score_of_two_classes_is_twice_the_binary_one_and_ends_at_two() -> None:
+    student, _, labels = answers(seed=2, classes=2)
+    chance = 1 / (1 + np.exp(student[:, 0] - student[:, 1]))
+    assert metrics.brier(student, labels) == pytest.approx(2 * reference.brier_score_loss(labels, chance))
+    sure = np.array([[900.0, 0.0, 0.0]])
+    assert metrics.brier(sure, np.array([0])) == 0.0
+    assert metrics.brier(sure, np.array([1])) == 2.0
+    assert metrics.brier(np.zeros((1, 4)), np.array([2])) == pytest.approx(0.75**2 + 3 * 0.25**2)
+
+
+def test_the_odds_of_the_top_class_are_those_of_its_probability() -> None:
+    student, _, _ = answers(seed=4)
+    p = np.exp(metrics.log_probabilities(student)).max(axis=1)
+    assert metrics.top_log_odds(student) == pytest.approx(np.log(p / (1 - p)))
+    assert metrics.top_log_odds(np.array([[90.0, 10.0]])) == pytest.approx([80.0])  # where p itself is 1
+    assert metrics.top_log_odds(np.array([[3.0]])).tolist() == [math.inf]
 
 
 def test_a_class_without_test_examples_does_not_lower_the_means() -> None:

@@ -2,14 +2,19 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.metrics import f1_score, precision_score, recall_score
 
 from tutelage.errors import InputError
 from tutelage.evaluation import Arm, DataFacts, Judged, RunFacts, scorecard
+from tutelage.evaluation.calibration import fit_temperature
 from tutelage.evaluation.cost import Latency
+from tutelage.evaluation.metrics import nll
+from tutelage.evaluation.scorecard import METHODS
 from tutelage.evaluation.significance import paired_by_seed
 
 CLASSES = ("cat", "dog", "horse", "crow")
@@ -85,6 +90,62 @@ def test_models_carry_means_intervals_and_ratios() -> None:
     assert [item["speed_ratio"] for item in taught["latency"]] == [4.0, None]
     assert report["summary"]["speed_ratio"] == 4.0
     assert [run["seed"] for run in taught["runs"]] == [0, 1, 2]
+
+
+VAL_LABELS = np.arange(200) % 4
+
+
+def with_validation(one: Judged, wrong: int = 30) -> Judged:
+    """The same model with answers to 200 validation examples, `wrong` of them wrong."""
+    said = np.where(np.arange(200) < wrong, (VAL_LABELS + 1) % 4, VAL_LABELS)
+    noise = np.random.default_rng(one.seed or 0).normal(scale=0.1, size=(200, 4))
+    return replace(one, val_logits=3.0 * np.eye(4)[said] + noise)
+
+
+def test_a_temperature_from_validation_stands_with_the_other_measures() -> None:
+    arms = [replace(arm, students=[with_validation(one) for one in arm.students]) for arm in (SCRATCH, TAUGHT)]
+    report = card(arms, with_validation(judged(0.9)), val_labels=VAL_LABELS)
+    for model in report["models"]:
+        found, runs = model["metrics"], [run["metrics"] for run in model["runs"]]
+        assert set(found) == set(METHODS) - {"top5_accuracy"} == set(report["methods"])
+        for key, estimate in found.items():
+            assert estimate["value"] == pytest.approx(np.mean([run[key] for run in runs]))
+        assert (found["temperature"]["n"], found["ece_scaled"]["n"]) == (200, 400)
+    taught, first = TAUGHT.students[0], report["models"][2]["runs"][0]["metrics"]
+    fitted = fit_temperature(np.asarray(with_validation(taught).val_logits), VAL_LABELS)
+    assert fitted is not None
+    assert first["temperature"] == fitted.value
+    assert first["nll_scaled"] == nll(np.asarray(taught.logits) / fitted.value, LABELS)
+
+
+def test_a_temperature_that_one_seed_lacks_is_no_mean_but_stays_with_its_run() -> None:
+    students = [with_validation(one, wrong=30 * (one.seed != 1)) for one in TAUGHT.students]
+    report = card([SCRATCH, replace(TAUGHT, students=students)], val_labels=VAL_LABELS)
+    scratch, taught = report["models"][1:]
+    for key in ("temperature", "nll_scaled", "ece_scaled"):
+        assert key not in taught["metrics"]
+        assert [key in run["metrics"] for run in taught["runs"]] == [True, False, True]
+        assert not any(key in run["metrics"] for run in scratch["runs"])
+    assert "calibration_l2" in taught["metrics"]
+
+
+def test_validation_answers_need_labels_that_fit() -> None:
+    with pytest.raises(InputError, match="`teacher` has validation answers, but no labels"):
+        card([SCRATCH], with_validation(judged(0.9)))
+    with pytest.raises(InputError, match="wrong shape"):
+        card([SCRATCH], with_validation(judged(0.9)), val_labels=VAL_LABELS[:9])
+
+
+def test_classes_carry_precision_f1_and_auc_beside_their_recall() -> None:
+    report = card([SCRATCH, TAUGHT])
+    said = [np.asarray(one.logits).argmax(axis=1) for one in TAUGHT.students]
+    for number, row in enumerate(report["per_class"]):
+        for mark, score in (("precision", precision_score), ("f1", f1_score), ("recall", recall_score)):
+            expected = [score(LABELS, one, average=None)[number] for one in said]
+            assert row[mark]["taught"] == pytest.approx(np.mean(expected))
+            assert set(row[mark]) == {"teacher", "scratch", "taught"}
+    areas = [row["auc"]["taught"] for row in report["per_class"]]
+    assert np.mean(areas) == pytest.approx(report["models"][2]["metrics"]["macro_auc"]["value"])
 
 
 def test_with_several_seeds_the_paired_interval_by_seed_decides() -> None:
@@ -188,6 +249,8 @@ def test_many_classes_leave_out_the_matrices_and_keep_the_pairs() -> None:
         data=DataFacts("many", {"test": [4] * 25}, "f", "e"),
         run=RUN,
     )
+    # Ten are wrong; four of them have their label among the first five still.
+    assert report["models"][1]["metrics"]["top5_accuracy"]["value"] == 0.94
     assert report["confusion"]["rates"] is None
     assert report["confusion"]["difference"] is None
     assert len(report["confusion"]["pairs"]) == 10

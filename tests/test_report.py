@@ -5,6 +5,7 @@ import math
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,15 @@ def make(
 
     def students(strength: float) -> list[Judged]:
         return [
-            Judged(logits(strength, 10 + seed), 100, 1000, f"{seed:064x}", seed, curve(seed)) for seed in range(seeds)
+            validated(Judged(logits(strength, 10 + seed), 100, 1000, f"{seed:064x}", seed, curve(seed)))
+            for seed in range(seeds)
         ]
+
+    val_labels = np.arange(10 * count) % count
+
+    def validated(model: Judged) -> Judged:
+        noise = np.random.default_rng(model.seed or 0).normal(size=(val_labels.size, count))
+        return replace(model, val_logits=2.0 * np.eye(count)[val_labels] + 1.5 * noise)
 
     times = [Latency(1, 2.0, 1.9, 2.1, 3.0, 50, 1)]
     built = [Arm(name, students(2.2 + 0.6 * i), name != "scratch", f"loss {EVIL}") for i, name in enumerate(arms)]
@@ -63,7 +71,9 @@ def make(
         labels=labels,
         ids=np.arange(labels.size),
         classes=classes,
-        teacher=Judged(logits(4.0, 1), **(teacher or {"parameters": 1000, "file_bytes": 9000, "sha256": "a" * 64})),
+        teacher=validated(
+            Judged(logits(4.0, 1), **(teacher or {"parameters": 1000, "file_bytes": 9000, "sha256": "a" * 64}))
+        ),
         arms=built,
         **{
             "data": facts,
@@ -71,6 +81,7 @@ def make(
             "latency": {"teacher": times, **dict.fromkeys(arms, times)},
             "warnings": [f"a warning {EVIL}"],
             "teacher_val_accuracy": 0.91,
+            "val_labels": val_labels,
             "resamples": 200,
             **more,
         },
@@ -177,6 +188,77 @@ def test_the_page_holds_what_a_reader_needs() -> None:
     assert shown.count("The numbers") == 4
     gain = report["comparisons"][0]["difference"]["value"]
     assert f"{gain * 100:+.2f} pp" in shown
+
+
+def cells(text: str) -> dict[str, list[str]]:
+    """Name of a table's row -> its cells as text, of all tables of a page."""
+    found: dict[str, list[str]] = {}
+    for row in re.findall(r'<tr[^>]*><th scope="row">(.*?)</tr>', text):
+        name, *rest = re.split(r"<td[^>]*>", row)
+        name = Reader(re.sub(r"<small.*?</small>", "", name).removesuffix("</th>")).text
+        found.setdefault(name, [Reader(cell.split("</td>")[0]).text for cell in rest])
+    return found
+
+
+def test_more_measures_stand_folded_with_the_numbers_of_the_report() -> None:
+    report = make(classes=tuple(f"class {i}" for i in range(12)))
+    text = page(report)
+    folded = text.split("<summary>More measures</summary>")[1].split("</details>")[0]
+    assert "fitted on the validation part" in folded
+    rows, ours = cells(folded), report["models"][2]["metrics"]
+    for label, key, scale, digits in (
+        ("Macro precision", "macro_precision", 100, 1),
+        ("Macro AUC", "macro_auc", 1, 3),
+        ("AURC", "aurc", 100, 1),
+        ("Brier score", "brier", 1, 3),
+        ("Fitted temperature", "temperature", 1, 3),
+        ("Calibration error, debiased", "calibration_l2", 100, 1),
+    ):
+        assert len(rows[label]) == 3
+        assert rows[label][2].startswith(f"{ours[key]['value'] * scale:.{digits}f}"), label
+    assert folded.count("at that temperature") == 2
+    for key, shown in (("nll_scaled", "{:.3f}"), ("ece_scaled", "{:.1%}")):
+        assert shown.format(ours[key]["value"]).rstrip("%") in Reader(folded).text
+    assert cells(text)["Top-5 accuracy"][2].startswith(f"{ours['top5_accuracy']['value'] * 100:.1f}")
+    assert "Top-5" not in page(make())  # of four classes
+
+
+def test_every_class_shows_precision_recall_f1_and_auc_folded() -> None:
+    report = make()
+    folded = page(report).split("<summary>Precision, recall, F1 and AUC</summary>")[1].split("</details>")[0]
+    row, *_ = (row for row in report["per_class"] if row["class"] == "horse")
+    shares = [row[mark][name] for mark in ("precision", "recall", "f1") for name in ("teacher", "scratch", "taught")]
+    areas = [f"{row['auc'][name]:.3f}" for name in ("teacher", "scratch", "taught")]
+    shown = [cell.replace("\u00a0", " ") for cell in cells(folded)["horse"]]
+    assert shown == [f"{share * 100:.1f} %" for share in shares] + areas
+
+
+def test_without_a_temperature_nothing_is_said_of_one() -> None:
+    report = make()
+    for model in report["models"]:
+        for key in ("temperature", "nll_scaled", "ece_scaled"):
+            del model["metrics"][key]
+    text = page(report)
+    assert "More measures" in text
+    assert "at that temperature" not in text
+    assert "fitted on the validation part" not in text
+
+
+def test_a_report_of_an_earlier_version_is_still_shown() -> None:
+    report = make()
+    first = ("accuracy", "macro_recall", "macro_f1", "nll", "ece", "agreement", "divergence", "copied_errors")
+    for model in report["models"]:
+        model["metrics"] = {key: value for key, value in model["metrics"].items() if key in first}
+        for run in model["runs"]:
+            run["metrics"] = {key: value for key, value in run["metrics"].items() if key in first}
+    for row in report["per_class"]:
+        for mark in ("precision", "f1", "auc"):
+            del row[mark]
+    text = page(report)
+    assert Reader(text).open == []
+    assert "More measures" not in text
+    assert "Precision, recall" not in text
+    assert card(report)
 
 
 def test_a_single_run_is_called_one() -> None:

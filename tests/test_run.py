@@ -24,6 +24,7 @@ from torch import nn
 import tutelage
 from tutelage.data import Views, load
 from tutelage.errors import DamagedError, InputError, ModelError, TrainingError
+from tutelage.evaluation.calibration import fit_temperature
 from tutelage.losses import cross_entropy, decoupled, soft_target
 from tutelage.models import ModelSpec, build, state_digest
 from tutelage.recipe import Recipe, from_mapping
@@ -59,13 +60,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tutelage.Run:
 def test_a_run_leaves_what_the_documentation_says(finished: tutelage.Run) -> None:
     names = {str(p.relative_to(finished.folder)) for p in finished.folder.rglob("*") if p.is_file()}
     expected = {"config.yaml", "manifest.json", "metrics.jsonl", "log.txt", "report.json", "report.html", "README.md"}
-    expected |= {"teacher/teacher.safetensors", "eval/teacher.npz"}
+    expected |= {"teacher/teacher.safetensors", "eval/teacher.npz", "eval/teacher-val.npz"}
     for arm in ("scratch", "distilled"):
         for seed in (0, 1):
             expected |= {
                 f"students/{arm}/seed-{seed}/{n}" for n in ("student.safetensors", "last.safetensors", "student.json")
             }
-            expected.add(f"eval/{arm}-seed-{seed}.npz")
+            expected |= {f"eval/{arm}-seed-{seed}.npz", f"eval/{arm}-seed-{seed}-val.npz"}
     assert expected <= names
     assert not [name for name in names if name.endswith(".tmp")]
     assert {name.split("/")[0] for name in names - expected} <= {"checkpoints", ".lock"}
@@ -79,6 +80,19 @@ def test_the_report_says_what_the_saved_answers_say(finished: tutelage.Run) -> N
                 truth, chosen = saved["labels"], saved["logits"].argmax(-1)
             assert run["metrics"]["accuracy"] == pytest.approx(accuracy_score(truth, chosen))
             assert run["metrics"]["macro_f1"] == pytest.approx(f1_score(truth, chosen, average="macro"))
+
+
+def test_the_temperature_comes_from_the_saved_validation_answers(finished: tutelage.Run) -> None:
+    val = load("digits", path=None, val=0.1, test=0.2).val
+    for model in finished.report["models"]:
+        for run in model["runs"]:
+            name = "teacher" if model["role"] == "teacher" else f"{model['name']}-seed-{run['seed']}"
+            with np.load(finished.folder / "eval" / f"{name}-val.npz") as saved:
+                assert np.array_equal(saved["ids"], val.ids.numpy())
+                assert np.array_equal(saved["labels"], val.targets.numpy())
+                fitted = fit_temperature(saved["logits"].astype(np.float64), saved["labels"])
+            assert run["metrics"].get("temperature") == (None if fitted is None else pytest.approx(fitted.value))
+    assert any("temperature" in model["metrics"] for model in finished.report["models"])
 
 
 def test_the_report_judges_the_file_that_ships(finished: tutelage.Run) -> None:

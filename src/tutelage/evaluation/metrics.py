@@ -17,6 +17,18 @@ Ints = NDArray[np.int64]
 
 ECE_BINS = 15
 ECE_METHOD = f"plug-in estimate, {ECE_BINS} equal-mass bins, confidence of the top class"
+METHODS = {
+    "accuracy": "share of test examples whose top class is the label",
+    "macro_precision": "mean of the precisions of all classes that have test examples; 0 for a class never named",
+    "macro_recall": "mean of the recalls of all classes that have test examples",
+    "macro_f1": "mean of the F1 scores of all classes that have test examples",
+    "nll": "mean negative log-likelihood of the label, nats, at temperature 1",
+    "brier": "mean squared distance of the probabilities from the label's, summed over classes: 0 best, 2 worst",
+    "ece": ECE_METHOD,
+    "agreement": "share of test examples where student and teacher name the same class",
+    "divergence": "mean KL(teacher ‖ student) at temperature 1, nats",
+    "copied_errors": "of the teacher's errors, the share that the student repeats with the same wrong class",
+}
 _NEGLIGIBLE = 707.0  # exp(-707) is the smallest probability that float64 still holds with full precision
 
 
@@ -40,6 +52,20 @@ def as_logits(logits: ArrayLike, rows: int | None = None) -> Floats:
     if empty.any():
         floor = np.where(empty, np.inf, array).min(axis=1, keepdims=True) - _NEGLIGIBLE
         array = np.where(empty, floor, array)
+    return array
+
+
+def as_answers(name: str, logits: ArrayLike, rows: int, classes: int) -> Floats:
+    """The logits of one model as `as_logits` returns them, (rows, classes).
+
+    Raises:
+        InputError: as `as_logits`, or of another width.
+    """
+    array = as_logits(logits, rows)
+    if array.shape[1] != classes:
+        raise InputError(
+            f"`{name}` answers other classes", given=f"{array.shape[1]} logits", expected=f"{classes} logits"
+        )
     return array
 
 
@@ -86,8 +112,26 @@ def confusion(logits: Floats, labels: Ints) -> Ints:
 
 def recalls(counts: Ints) -> Floats:
     """Recall of every class, (C,), from a confusion matrix; NaN where the test part has no example of the class."""
-    support = counts.sum(axis=1)
-    return np.where(support > 0, np.diag(counts) / np.maximum(support, 1), np.nan)
+    return _shares(np.diag(counts), counts.sum(axis=1), counts)
+
+
+def precisions(counts: Ints) -> Floats:
+    """Precision of every class, (C,): 0 for a class that was never named; NaN as for `recalls`."""
+    return _shares(np.diag(counts), counts.sum(axis=0), counts)
+
+
+def f1s(counts: Ints) -> Floats:
+    """F1 of every class, (C,): 0 for a class that was never named; NaN as for `recalls`."""
+    return _shares(2 * np.diag(counts), counts.sum(axis=1) + counts.sum(axis=0), counts)
+
+
+def _shares(part: Ints, whole: Ints, counts: Ints) -> Floats:
+    return np.where(counts.sum(axis=1) > 0, part / np.maximum(whole, 1), np.nan)
+
+
+def macro_precision(counts: Ints) -> float:
+    """Mean precision over the classes that have test examples."""
+    return float(np.nanmean(precisions(counts)))
 
 
 def macro_recall(counts: Ints) -> float:
@@ -97,14 +141,30 @@ def macro_recall(counts: Ints) -> float:
 
 def macro_f1(counts: Ints) -> float:
     """Mean F1 over the classes that have test examples."""
-    support, predicted, right = counts.sum(axis=1), counts.sum(axis=0), np.diag(counts)
-    f1 = 2.0 * right / np.maximum(support + predicted, 1)
-    return float(f1[support > 0].mean())
+    return float(np.nanmean(f1s(counts)))
 
 
 def nll(logits: Floats, labels: Ints) -> float:
     """Mean negative log-likelihood of the labels, in nats."""
     return float(-log_probabilities(logits)[np.arange(labels.size), labels].mean())
+
+
+def brier(logits: Floats, labels: Ints) -> float:
+    """Brier's score: mean over examples of Σ_c (p_c − [c is the label])², from 0 to 2 (twice the binary half-score)."""
+    away = np.exp(log_probabilities(logits))
+    away[np.arange(labels.size), labels] -= 1.0
+    return float(np.square(away).sum(axis=1).mean())
+
+
+def top_log_odds(logits: Floats) -> Floats:
+    """log(p / (1 − p)) of the top class, (N,); +inf with a single class.
+
+    It ranks examples as their confidence p does, and still tells them apart where p itself rounds to 1.
+    """
+    rows, top = np.arange(logits.shape[0]), predictions(logits)
+    rest = logits.copy()
+    rest[rows, top] = -np.inf
+    return np.asarray(logits[rows, top] - logsumexp(rest, axis=1), dtype=np.float64)
 
 
 def ece(logits: Floats, labels: Ints, bins: int = ECE_BINS) -> float:
@@ -146,7 +206,7 @@ def copied_errors(student_logits: Floats, teacher_logits: Floats, labels: Ints) 
 
 
 def measure(logits: ArrayLike, labels: ArrayLike, teacher_logits: ArrayLike) -> dict[str, float]:
-    """Every metric of one model by name; shares are fractions of 1, NLL and divergence are in nats."""
+    """Every metric of this module by name; shares are fractions of 1, NLL and divergence are in nats."""
     teacher = as_logits(teacher_logits)
     truth = as_labels(labels, teacher.shape[1])
     answers = as_logits(logits, truth.size)
@@ -157,9 +217,11 @@ def measure(logits: ArrayLike, labels: ArrayLike, teacher_logits: ArrayLike) -> 
     counts = confusion(answers, truth)
     found = {
         "accuracy": accuracy(answers, truth),
+        "macro_precision": macro_precision(counts),
         "macro_recall": macro_recall(counts),
         "macro_f1": macro_f1(counts),
         "nll": nll(answers, truth),
+        "brier": brier(answers, truth),
         "ece": ece(answers, truth),
         "agreement": agreement(answers, teacher),
         "divergence": divergence(answers, teacher),

@@ -21,12 +21,16 @@ seeds, method}, whose ends are null where one run tells nothing about the spread
                      minimum_detectable}
     summary         {retained E, parameter_ratio, size_ratio, speed_ratio, worst_class {class, n, cost},
                      ece {model: value}, forgotten {count, ids}, newly_right {count, ids}}
-    per_class       [{class, n, recall {model: value}, interval E, cost, change, p_adjusted, changed}]
+    per_class       [{class, n, recall {model: value}, precision, f1 and auc likewise (null where not defined),
+                     interval E, cost, change, p_adjusted, changed}]
     confusion       {models [name], rates {name: C × C by row} | null beyond 20 classes, difference C × C | null,
                      pairs [{true, predicted, n, rates {name: value}}]}
     teacher_val_accuracy    number | null
     curves          {metric: {arm: [{epoch, mean, low, high, seeds}]}}      training  {arm: {seed: [record]}}
     warnings        [{code, text}]      methods  {metric: how it was computed}
+
+A metric that is not defined for every seed of a model, such as a temperature where the validation part has no best one,
+is missing from the model's `metrics`; a report of an earlier version may lack any but the first ones.
 """
 
 from __future__ import annotations
@@ -39,10 +43,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tutelage.errors import InputError
-from tutelage.evaluation import metrics
+from tutelage.evaluation import calibration, metrics, ranking
 from tutelage.evaluation.comparison import adjust, by_class, compare, mistakes
 from tutelage.evaluation.curves import bands, clean
 from tutelage.evaluation.flags import red_flags
+from tutelage.evaluation.ranking import Marks
 from tutelage.evaluation.significance import over_seeds, wilson
 
 if TYPE_CHECKING:  # its module needs torch, and judging does not
@@ -50,17 +55,9 @@ if TYPE_CHECKING:  # its module needs torch, and judging does not
 
 FORMAT = "tutelage-report-1"
 _MOST_IDS = 50
+Metrics = Mapping[str, float]  # name -> value, of one model and seed
 
-METHODS = {
-    "accuracy": "share of test examples whose top class is the label",
-    "macro_recall": "mean of the recalls of all classes that have test examples",
-    "macro_f1": "mean of the F1 scores of all classes that have test examples",
-    "nll": "mean negative log-likelihood of the label, nats, at temperature 1",
-    "ece": metrics.ECE_METHOD,
-    "agreement": "share of test examples where student and teacher name the same class",
-    "divergence": "mean KL(teacher ‖ student) at temperature 1, nats",
-    "copied_errors": "of the teacher's errors, the share that the student repeats with the same wrong class",
-}
+METHODS = {**metrics.METHODS, **ranking.METHODS, **calibration.METHODS}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,6 +74,7 @@ class Judged:
     seed: int | None = None  # None for a teacher that was given
     curve: Sequence[Mapping[str, float | None]] = ()  # one record per epoch: {"epoch": 1, "loss": …, "val_accuracy": …}
     kept_epoch: int | None = None  # which epoch's weights these are; None for the last
+    val_logits: ArrayLike | None = None  # (V, C), what it answered on the validation part, to fit a temperature
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,7 +120,7 @@ class ModelScore:
 
     name: str
     seed: int | None
-    metrics: Mapping[str, float]
+    metrics: Metrics
     parameters: int
     file_bytes: int
     sha256: str
@@ -142,13 +140,13 @@ def scorecard(
     warnings: Sequence[str] = (),
     baseline: str = "scratch",
     teacher_val_accuracy: float | None = None,
+    val_labels: ArrayLike | None = None,
     resamples: int = 10_000,
 ) -> dict[str, Any]:
     """Reduce answers and costs to the report object described at the top of this module.
 
     Args:
-        labels: (N,) class numbers of the test examples.
-        ids: (N,) their content ids.
+        labels, ids: (N,) class numbers and content ids of the test examples.
         teacher: judged on the same examples.
         arms: in the order of the recipe. The first one that listens to the teacher gets the headline; choosing the
             best one here would be choosing on the test part.
@@ -156,18 +154,21 @@ def scorecard(
         warnings: sentences the run wants read.
         baseline: name of the arm that learned without the teacher.
         teacher_val_accuracy: for the reference line in the curves.
+        val_labels: (V,) class numbers of the validation examples, for the models that have `val_logits`.
 
     Raises:
         InputError: arms without students, repeated names or seeds, or answers that do not fit the labels.
     """
     _check(arms)
     truth = metrics.as_labels(labels, len(classes))
-    logits = _answers({"teacher": [teacher]} | {arm.name: arm.students for arm in arms}, truth, len(classes))
+    judged = {"teacher": [teacher]} | {arm.name: arm.students for arm in arms}
+    logits = _answers(judged, truth, len(classes))
     right = {name: [metrics.predictions(one) == truth for one in several] for name, several in logits.items()}
     share = {name: np.asarray(np.mean(several, axis=0), dtype=np.float64) for name, several in right.items()}
     known = baseline if any(arm.name == baseline for arm in arms) else None
     headline = next((arm.name for arm in arms if arm.distilled), arms[0].name)
     compared = known if known != headline else None
+    found, marks = _measured(judged, logits, truth, val_labels)
     report: dict[str, Any] = {
         "format": FORMAT,
         **_run(run),
@@ -176,18 +177,15 @@ def scorecard(
         "baseline": known,
         "headline": headline,
         "data": _data(data, classes, truth),
-        "models": _models(teacher, arms, known, logits, truth, latency or {}),
+        "models": _models(arms, known, judged, found, truth.size, latency or {}),
         "comparisons": _comparisons(arms, known, right, truth, resamples),
-        "per_class": by_class(classes, truth, share, headline=headline, baseline=compared),
+        "per_class": ranking.with_marks(by_class(classes, truth, share, headline=headline, baseline=compared), marks),
         "confusion": mistakes(logits, truth, classes, [name for name in ("teacher", known, headline) if name]),
-        "teacher_val_accuracy": teacher_val_accuracy,
-        "curves": bands({arm.name: [student.curve for student in arm.students] for arm in arms}),
-        "training": {arm.name: {str(s.seed): [clean(r) for r in s.curve] for s in arm.students} for arm in arms},
-        "methods": METHODS,
+        **_curves(arms, teacher_val_accuracy),
+        "methods": {key: how for key, how in METHODS.items() if any(key in runs[0] for runs in found.values())},
     }
     report["summary"] = _summary(report, share, _ids(ids, truth))
-    report["warnings"] = red_flags(report, warnings)
-    return report
+    return report | {"warnings": red_flags(report, warnings)}
 
 
 def _check(arms: Sequence[Arm]) -> None:
@@ -215,12 +213,10 @@ def _answers(
     judged: Mapping[str, Sequence[Judged]], truth: metrics.Ints, classes: int
 ) -> dict[str, list[metrics.Floats]]:
     """Everybody's logits, checked against the labels and the classes."""
-    found = {name: [metrics.as_logits(one.logits, truth.size) for one in several] for name, several in judged.items()}
-    for name, several in found.items():
-        if any(one.shape[1] != classes for one in several):
-            widths = sorted({one.shape[1] for one in several})
-            raise InputError(f"`{name}` answers other classes", given=f"{widths} logits", expected=f"{classes} logits")
-    return found
+    return {
+        name: [metrics.as_answers(name, one.logits, truth.size, classes) for one in several]
+        for name, several in judged.items()
+    }
 
 
 def _ids(ids: ArrayLike, truth: metrics.Ints) -> metrics.Ints:
@@ -242,16 +238,36 @@ def _run(run: RunFacts) -> dict[str, Any]:
     }
 
 
-def _models(
-    teacher: Judged,
-    arms: Sequence[Arm],
-    baseline: str | None,
+def _measured(
+    judged: Mapping[str, Sequence[Judged]],
     logits: Mapping[str, list[metrics.Floats]],
     truth: metrics.Ints,
+    val_labels: ArrayLike | None,
+) -> tuple[dict[str, list[Metrics]], dict[str, list[Marks]]]:
+    """Every metric of every model and seed, and the marks of its classes."""
+    teacher = logits["teacher"][0]
+    classes = teacher.shape[1]
+    marks = {name: [ranking.class_marks(one, truth) for one in several] for name, several in logits.items()}
+    found: dict[str, list[Metrics]] = {name: [] for name in judged}
+    for name, several in judged.items():
+        for model, one, mark in zip(several, logits[name], marks[name], strict=True):
+            temperature = calibration.temperature_of(name, model.val_logits, val_labels, classes)
+            measured = metrics.measure(one, truth, teacher) | ranking.measure(one, truth, mark["auc"])
+            found[name].append(measured | calibration.measure(one, truth, temperature))
+    return found, marks
+
+
+def _models(
+    arms: Sequence[Arm],
+    baseline: str | None,
+    judged: Mapping[str, Sequence[Judged]],
+    found: Mapping[str, Sequence[Metrics]],
+    n: int,
     latency: Mapping[str, Sequence[Latency]],
 ) -> list[dict[str, Any]]:
-    models = [_model("teacher", "teacher", "", [teacher], logits, truth)]
-    models += [_model(arm.name, _role(arm, baseline), arm.describes, arm.students, logits, truth) for arm in arms]
+    facts = [("teacher", "teacher", ""), *((arm.name, _role(arm, baseline), arm.describes) for arm in arms)]
+    reference = found["teacher"][0]["accuracy"]
+    models = [_model(*fact, judged[fact[0]], found[fact[0]], reference, n) for fact in facts]
     return [_relative(model, models[0], latency) for model in models]
 
 
@@ -272,6 +288,14 @@ def _comparisons(
     )
 
 
+def _curves(arms: Sequence[Arm], reference: float | None) -> dict[str, Any]:
+    return {
+        "teacher_val_accuracy": reference,
+        "curves": bands({arm.name: [student.curve for student in arm.students] for arm in arms}),
+        "training": {arm.name: {str(s.seed): [clean(r) for r in s.curve] for s in arm.students} for arm in arms},
+    }
+
+
 def _role(arm: Arm, baseline: str | None) -> str:
     if arm.name == baseline:
         return "baseline"
@@ -283,22 +307,22 @@ def _model(
     role: str,
     describes: str,
     judged: Sequence[Judged],
-    logits: Mapping[str, list[metrics.Floats]],
-    truth: metrics.Ints,
+    found: Sequence[Metrics],
+    reference: float,
+    n: int,
 ) -> dict[str, Any]:
     """One row of the main table: the mean over seeds, and each run behind it."""
-    teacher = logits["teacher"][0]
-    found = [metrics.measure(one, truth, teacher) for one in logits[name]]
-    means = {key: over_seeds([run[key] for run in found], truth.size) for key in found[0]}
+    shared = [key for key in found[0] if all(key in run for run in found)]
+    sizes = {"temperature": len(np.asarray(judged[0].val_logits))} if "temperature" in shared else {}
+    means = {key: over_seeds([run[key] for run in found], sizes.get(key, n)) for key in shared}
     accuracy = means["accuracy"]
-    reference = metrics.accuracy(teacher, truth)
     return {
         "name": name,
         "role": role,
         "describes": describes,
         "seeds": [model.seed for model in judged if model.seed is not None],
         "metrics": {key: estimate.to_json() for key, estimate in means.items()},
-        "accuracy_items": wilson(min(1.0, accuracy.value), truth.size, seeds=len(judged)).to_json(),
+        "accuracy_items": wilson(min(1.0, accuracy.value), n, seeds=len(judged)).to_json(),
         "retained": accuracy.scaled(1 / reference).to_json() if reference else None,
         "parameters": max(model.parameters for model in judged),
         "file_bytes": max(model.file_bytes for model in judged),

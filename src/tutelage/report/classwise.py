@@ -12,22 +12,16 @@ from tutelage.report.tables import table, text
 
 Report = Mapping[str, Any]
 MOST_ROWS = 40
+_MARKS = {"precision": "precision", "recall": "recall", "f1": "F1", "auc": "AUC"}
 _SHADES = 10
 
 
 def classes(report: Report) -> Safe:
     """Recall of every class; beyond 40 classes only those that moved most."""
-    rows = [row for row in report["per_class"] if row["n"]]
+    rows, key, note = _shown(report)
     names = list(report["confusion"]["models"])
-    moved = report["per_class"][0]["change"] is not None or any(row["change"] is not None for row in rows)
+    moved = key == "change"
     title = "Change" if moved else "Against the teacher"
-    key = "change" if moved else "cost"
-    note = None
-    if len(rows) > MOST_ROWS:
-        half = MOST_ROWS // 2
-        ordered = sorted(rows, key=lambda row: float(row[key]))
-        note = f"The {half} classes that lost most and the {half} that gained most, of {len(rows):,}."
-        rows = [*ordered[:half], *ordered[-half:]]
     widest = max((abs(row[key]) for row in rows), default=0.0) or 1.0
     heads = [tag("th", tag("span", name, class_=f"key {colour(report, name)}"), scope="col") for name in names]
     body = [
@@ -42,6 +36,40 @@ def classes(report: Report) -> Safe:
     ]
     found = table(["Class", *heads, title, f"{names[-1]}, 95 % CI", "n"], body, classes="sticky")
     return found if note is None else tag("div", tag("p", note, class_="note"), found)
+
+
+def _shown(report: Report) -> tuple[list[Report], str, str | None]:
+    """The rows of classes that are shown, by what they are compared, and what to say if they are not all."""
+    rows = [row for row in report["per_class"] if row["n"]]
+    key = "change" if any(row["change"] is not None for row in report["per_class"]) else "cost"
+    if len(rows) <= MOST_ROWS:
+        return rows, key, None
+    half = MOST_ROWS // 2
+    ordered = sorted(rows, key=lambda row: float(row[key]))
+    note = f"The {half} classes that lost most and the {half} that gained most, of {len(rows):,}."
+    return [*ordered[:half], *ordered[-half:]], key, note
+
+
+def marks(report: Report) -> Safe | None:
+    """Precision, recall, F1 and AUC of the classes above, or nothing where an earlier version left them out."""
+    rows, _, _ = _shown(report)
+    if not all(mark in row for row in rows for mark in _MARKS):
+        return None
+    names = list(report["confusion"]["models"])
+    heads = [
+        tag("th", tag("span", name, class_=f"key {colour(report, name)}"), tag("br"), title, scope="col")
+        for title in _MARKS.values()
+        for name in names
+    ]
+    body = [[row["class"], *(_mark(row, mark, name) for mark in _MARKS for name in names)] for row in rows]
+    return table(["Class", *heads], body, classes="sticky")
+
+
+def _mark(row: Report, mark: str, name: str) -> str:
+    value = row[mark][name]
+    if mark != "auc" or value is None:
+        return numbers.percent(value)
+    return f"{value:.3f}"
 
 
 def _bar(value: float, widest: float, *, starred: bool) -> Safe:

@@ -135,7 +135,21 @@ def _models(report: Report) -> Safe:
         "The models side by side",
         f"Every model answered the same test part, from its file on disk. {words}",
         tag("div", tables.main(report), class_="card wide"),
+        _measures(report),
     )
+
+
+def _measures(report: Report) -> Safe | None:
+    table = tables.more(report)
+    if table is None:
+        return None
+    fitted = any("temperature" in model["metrics"] for model in report["models"])
+    note = (
+        "The temperature was fitted on the validation part. What it alone mends in NLL and ECE is nothing that "
+        "distillation should be credited with."
+    )
+    whole = tag("div", table, class_="card wide", style="max-height:none")
+    return _more("More measures", join(tag("p", note, class_="note") if fitted else None, whole))
 
 
 def _evidence(report: Report) -> Safe | None:
@@ -219,6 +233,7 @@ def _more(title: str, content: Safe, *, printed: bool = False) -> Safe:
 def _classes(report: Report) -> Safe:
     against = report["baseline"] if report["baseline"] != report["headline"] else None
     extra = f" The bars show ‘{report['headline']}’ minus ‘{against}’." if against else ""
+    marks = classwise.marks(report)
     forgotten, newly = report["summary"]["forgotten"]["count"], report["summary"]["newly_right"]["count"]
     return _section(
         "Class by class",
@@ -227,6 +242,7 @@ def _classes(report: Report) -> Safe:
         f"{numbers.plural(forgotten, 'test example')} that the teacher gets right went wrong in every run of "
         f"‘{report['headline']}’, and {newly:,} the other way round.",
         tag("div", classwise.classes(report), class_="card wide"),
+        None if marks is None else _more("Precision, recall, F1 and AUC", tag("div", marks, class_="card wide")),
     )
 
 

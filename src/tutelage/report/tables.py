@@ -17,14 +17,38 @@ Cell = Any
 _RANGE = re.compile(r"(?<=[\d])…(?=[\d+−])")  # where a browser would part the two ends of an interval
 LABELS = {
     "accuracy": "Accuracy",
+    "top5_accuracy": "Top-5 accuracy",
+    "macro_precision": "Macro precision",
     "macro_recall": "Macro recall",
     "macro_f1": "Macro F1",
+    "macro_auc": "Macro AUC",
     "nll": "NLL",
+    "brier": "Brier score",
     "ece": "ECE",
+    "temperature": "Fitted temperature",
+    "nll_scaled": "NLL at the fitted temperature",
+    "ece_scaled": "ECE at the fitted temperature",
+    "calibration_l2": "Calibration error, debiased",
+    "aurc": "AURC",
     "agreement": "Agreement with the teacher",
     "divergence": "KL from the teacher",
     "copied_errors": "Teacher's errors repeated",
 }
+Row = tuple[str, str, Callable[[Report], Safe]]  # label, hint, cell of a model
+_RANKING = [  # share or plain number, metric, label, hint
+    ("share", "macro_precision", LABELS["macro_precision"], "↑"),
+    ("plain", "macro_auc", LABELS["macro_auc"], "↑"),
+    ("share", "aurc", LABELS["aurc"], "↓"),
+]
+_CALIBRATION = [
+    ("plain", "brier", LABELS["brier"], "0 to 2 ↓"),
+    ("plain", "temperature", LABELS["temperature"], ""),
+    ("plain", "nll", LABELS["nll"], "nats ↓"),
+    ("plain", "nll_scaled", "at that temperature", "nats ↓"),
+    ("share", "ece", LABELS["ece"], "↓"),
+    ("share", "ece_scaled", "at that temperature", "↓"),
+    ("share", "calibration_l2", LABELS["calibration_l2"], "↓"),
+]
 _UNITS = ("%", "pp", "ms", "s", "min", "KiB", "MiB", "GiB", "B", "seeds", "seed")
 
 
@@ -69,22 +93,36 @@ def _bounded(estimate: numbers.Estimate, scale: float = 100.0, least: int = 1) -
     return "" if estimate["ci_low"] is None else numbers.interval(estimate, scale, least)
 
 
-def _nats(model: Report, key: str) -> Safe:
-    estimate = model["metrics"][key]
-    if model["role"] == "teacher" and key == "divergence":
+def _plain(model: Report, key: str) -> Safe:
+    """A number that is no share: nats, a score, a temperature."""
+    estimate = model["metrics"].get(key)
+    if estimate is None or (model["role"] == "teacher" and key == "divergence"):
         return _stacked(numbers.MISSING)
     return _stacked(f"{estimate['value']:.3f}", _bounded(estimate, 1.0, 3))
 
 
 def main(report: Report) -> Safe:
     """Metrics down, models across: so it fits a phone and grows to the right with more arms."""
+    return _across(report, [_quality(report), _fidelity(report), _cost(report)])
+
+
+def more(report: Report) -> Safe | None:
+    """The measures beyond the main ones, or nothing where an earlier version left them out."""
+    groups = [_present(report, group) for group in (_RANKING, _CALIBRATION)]
+    # NLL and ECE stand here once more, beside what one temperature makes of them.
+    if not any(key not in ("nll", "ece") for group in groups for _, key, _, _ in group):
+        return None
+    return _across(report, [[_row(*row) for row in group] for group in groups])
+
+
+def _across(report: Report, groups: Sequence[Sequence[Row]]) -> Safe:
+    """Groups of rows as one table with a column for each model."""
     models = report["models"]
     head = [tag("th", "")]
     for model in models:
         words = model["describes"] or ("" if model["role"] != "baseline" else "the same student, without the teacher")
         name = tag("span", model["name"], class_=f"key {colour(report, model['name'])}")
         head.append(tag("th", name, tag("small", words) if words else None, scope="col"))
-    groups = [_quality(), _fidelity(report), _cost(report)]
     rows = []
     for group in groups:
         for index, (label, hint, cell) in enumerate(group):
@@ -99,17 +137,24 @@ def main(report: Report) -> Safe:
     return tag("table", tag("thead", tag("tr", head)), tag("tbody", rows), class_="main", style=f"--n:{len(models)}")
 
 
-Row = tuple[str, str, Callable[[Report], Safe]]
+def _row(kind: str, key: str, label: str, hint: str) -> Row:
+    return label, hint, partial(_share if kind == "share" else _plain, key=key)
 
 
-def _quality() -> list[Row]:
+def _present(report: Report, group: Sequence[tuple[str, str, str, str]]) -> list[tuple[str, str, str, str]]:
+    return [row for row in group if any(row[1] in model["metrics"] for model in report["models"])]
+
+
+def _quality(report: Report) -> list[Row]:
+    top = _present(report, [("share", "top5_accuracy", LABELS["top5_accuracy"], "↑")])
     return [
         (LABELS["accuracy"], "↑", lambda model: _share(model, "accuracy")),
         ("95 % over test examples", "", lambda model: _stacked(numbers.interval(model["accuracy_items"]))),
         ("Share of the teacher's", "", _retained),
+        *(_row(*row) for row in top),
         (LABELS["macro_recall"], "↑", lambda model: _share(model, "macro_recall")),
         (LABELS["macro_f1"], "↑", lambda model: _share(model, "macro_f1")),
-        (LABELS["nll"], "nats ↓", lambda model: _nats(model, "nll")),
+        (LABELS["nll"], "nats ↓", lambda model: _plain(model, "nll")),
         (LABELS["ece"], "↓", lambda model: _share(model, "ece")),
     ]
 
@@ -123,7 +168,7 @@ def _retained(model: Report) -> Safe:
 def _fidelity(report: Report) -> list[Row]:
     rows: list[Row] = [
         (LABELS["agreement"], "", lambda model: _share(model, "agreement")),
-        (LABELS["divergence"], "nats", lambda model: _nats(model, "divergence")),
+        (LABELS["divergence"], "nats", lambda model: _plain(model, "divergence")),
     ]
     if "copied_errors" in report["models"][0]["metrics"]:
         rows.append((LABELS["copied_errors"], "", lambda model: _share(model, "copied_errors")))

@@ -6,7 +6,7 @@ metrics.jsonl    one object per cohort, arm and epoch          log.txt   what a 
 teacher/         teacher.safetensors and its facts, where the recipe trained it or loaded it
 checkpoints/     where every cohort stands, to continue from
 students/<arm>/seed-<n>/student.safetensors                    the file that ships, and facts beside it
-eval/            what every model answered on the test part
+eval/            what every model answered on the test part, and (…-val.npz) on the validation part
 report.json, report.html, README.md
 debug/           only after a fault
 """

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from tutelage import evaluation
@@ -24,6 +25,7 @@ from tutelage.run.job import Job
 from tutelage.run.students import read_facts, student_file
 from tutelage.run.teacher import TeacherInHand
 from tutelage.schedules import Schedule
+from tutelage.types import Batch
 
 __all__ = ["describe", "judge"]
 
@@ -39,42 +41,16 @@ def judge(job: Job, shop: Workshop, teacher: TeacherInHand, *, wall_seconds: flo
     folder, test = shop.folder.path, job.splits.test
     shop.folder.manifest["test_looks"] += 1
     shop.folder.save()
-    truth = ask(teacher.teacher, shop.plain(test), shop.device.device)
-    _keep_answers(folder / "eval" / "teacher.npz", test, truth)
     module = teacher.module
-    judged = evaluation.Judged(
-        logits=truth.numpy(),
-        parameters=parameters(module) if module is not None else 0,
-        file_bytes=teacher.file.stat().st_size if teacher.file else 0,
-        sha256=sha256(teacher.file) if teacher.file else "",
-        curve=teacher.curve,
-    )
+    judged = _judge_teacher(job, shop, teacher)
     arms: list[evaluation.Arm] = []
     timed: dict[str, nn.Module] = {}
     for name, objective in job.arms.items():
         students = []
         for seed in job.seeds:
             shop.signals.check()
-            path = student_file(folder, name, seed)
-            facts = read_facts(path)
-            # Built anew and loaded: what is judged is the file, not what happens to be in memory.
-            with torch.random.fork_rng():
-                student = job.student()
-            load_weights(student, path)
-            student.to(shop.device.device).eval()
-            logits = predict(student, shop.plain(test), shop.device.device)
-            _keep_answers(folder / "eval" / f"{name}-seed-{seed}.npz", test, logits)
-            students.append(
-                evaluation.Judged(
-                    logits=logits.numpy(),
-                    parameters=parameters(student),
-                    file_bytes=path.stat().st_size,
-                    sha256=facts["sha256"],
-                    seed=seed,
-                    curve=facts["curve"],
-                    kept_epoch=facts["kept_epoch"],
-                )
-            )
+            one, student = _judge_student(job, shop, name, seed)
+            students.append(one)
             timed.setdefault(name, student)
         distilled = objective.needs_teacher
         arms.append(evaluation.Arm(name, students, distilled, describe(objective)))
@@ -103,10 +79,64 @@ def judge(job: Job, shop: Workshop, teacher: TeacherInHand, *, wall_seconds: flo
         ),
         latency=times,
         teacher_val_accuracy=teacher.val_accuracy,
+        val_labels=job.splits.val.targets.numpy(),
         resamples=job.resamples,
     )
     write_report(folder, report)
     return report
+
+
+def _judge_teacher(job: Job, shop: Workshop, teacher: TeacherInHand) -> evaluation.Judged:
+    """What the teacher answers, and what it is."""
+    logits, val_logits = _answers_of(job, shop, "teacher", lambda part: ask(teacher.teacher, part, shop.device.device))
+    return evaluation.Judged(
+        logits=logits,
+        parameters=parameters(teacher.module) if teacher.module is not None else 0,
+        file_bytes=teacher.file.stat().st_size if teacher.file else 0,
+        sha256=sha256(teacher.file) if teacher.file else "",
+        curve=teacher.curve,
+        val_logits=val_logits,
+    )
+
+
+def _judge_student(job: Job, shop: Workshop, name: str, seed: int) -> tuple[evaluation.Judged, nn.Module]:
+    """What one student answers, and the student."""
+    path = student_file(shop.folder.path, name, seed)
+    facts = read_facts(path)
+    # Built anew and loaded: what is judged is the file, not what happens to be in memory.
+    with torch.random.fork_rng():
+        student = job.student()
+    load_weights(student, path)
+    student.to(shop.device.device).eval()
+    logits, val_logits = _answers_of(
+        job, shop, f"{name}-seed-{seed}", lambda part: predict(student, part, shop.device.device)
+    )
+    judged = evaluation.Judged(
+        logits=logits,
+        parameters=parameters(student),
+        file_bytes=path.stat().st_size,
+        sha256=facts["sha256"],
+        seed=seed,
+        curve=facts["curve"],
+        kept_epoch=facts["kept_epoch"],
+        val_logits=val_logits,
+    )
+    return judged, student
+
+
+def _answers_of(
+    job: Job, shop: Workshop, name: str, answer: Callable[[Iterable[Batch]], Tensor]
+) -> tuple[ArrayLike, ArrayLike]:
+    """A model's logits on the test and on the validation part, kept as `<name>.npz` and `<name>-val.npz`.
+
+    The validation part is only there to fit a temperature, which must not be fitted on the part that judges it.
+    """
+    home, found = shop.folder.path / "eval", []
+    for file, part in ((f"{name}.npz", job.splits.test), (f"{name}-val.npz", job.splits.val)):
+        logits = answer(shop.plain(part))
+        _keep_answers(home / file, part, logits)
+        found.append(logits.numpy())
+    return found[0], found[1]
 
 
 def describe(objective: Objective) -> str:
