@@ -27,6 +27,7 @@ seeds, method}, whose ends are null where one run tells nothing about the spread
                      pairs [{true, predicted, n, rates {name: value}}]}
     teacher_val_accuracy    number | null
     curves          {metric: {arm: [{epoch, mean, low, high, seeds}]}}      training  {arm: {seed: [record]}}
+    pictures        [{true, said, png}], of forgotten examples, added by the run where they are images
     warnings        [{code, text}]      methods  {metric: how it was computed}
 
 A metric that is not defined for every seed of a model, such as a temperature where the validation part has no best one,

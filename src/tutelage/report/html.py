@@ -243,7 +243,29 @@ def _classes(report: Report) -> Safe:
         f"‘{report['headline']}’, and {newly:,} the other way round.",
         tag("div", classwise.classes(report), class_="card wide"),
         None if marks is None else _more("Precision, recall, F1 and AUC", tag("div", marks, class_="card wide")),
+        _forgotten(report, forgotten),
     )
+
+
+def _forgotten(report: Report, count: int) -> Safe | None:
+    """Pictures of what the teacher knows and no run of the student does."""
+    pictures = report.get("pictures")
+    if not pictures:
+        return None
+    shown = [
+        tag(
+            "figure",
+            tag("img", src=f"data:image/png;base64,{one['png']}", alt=f"{one['true']}, taken for {one['said']}"),
+            tag("figcaption", tag("b", one["true"]), tag("br"), f"said: {one['said']}"),
+        )
+        for one in pictures
+    ]
+    title = (
+        f"What ‘{report['headline']}’ forgot: {len(pictures)} of {count:,}"
+        if count > len(pictures)
+        else (f"What ‘{report['headline']}’ forgot")
+    )
+    return _more(title, tag("div", shown, class_="card pictures"))
 
 
 def _confusions(report: Report) -> Safe:

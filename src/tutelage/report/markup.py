@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable
 
-_VOID = frozenset({"br", "meta", "link", "hr", "path", "line", "circle", "rect", "polyline", "polygon"})
+_VOID = frozenset({"br", "meta", "link", "hr", "img", "path", "line", "circle", "rect", "polyline", "polygon"})
 
 
 class Safe(str):

@@ -22,6 +22,7 @@ from tutelage.objective import Objective, title_of
 from tutelage.report import write_report
 from tutelage.run.cohorts import Workshop
 from tutelage.run.job import Job
+from tutelage.run.pictures import forgotten_pictures
 from tutelage.run.students import read_facts, student_file
 from tutelage.run.teacher import TeacherInHand
 from tutelage.schedules import Schedule
@@ -82,6 +83,9 @@ def judge(job: Job, shop: Workshop, teacher: TeacherInHand, *, wall_seconds: flo
         val_labels=job.splits.val.targets.numpy(),
         resamples=job.resamples,
     )
+    headline = report["headline"]
+    said = {arm.name: [np.asarray(one.logits) for one in arm.students] for arm in arms if arm.name == headline}
+    report["pictures"] = forgotten_pictures(test, report["summary"]["forgotten"]["ids"], said)
     write_report(folder, report)
     return report
 
