@@ -17,6 +17,7 @@ from tutelage import __version__
 from tutelage.cli.bench import bench
 from tutelage.cli.cache import cache
 from tutelage.cli.check import check
+from tutelage.cli.compare import compare
 from tutelage.cli.group import Commands
 from tutelage.cli.report import report
 from tutelage.errors import INTERNAL_FAULT, InputError, TutelageError, nearest
@@ -54,6 +55,7 @@ def cli(context: click.Context) -> None:
 cli.add_command(bench)
 cli.add_command(cache)
 cli.add_command(check)
+cli.add_command(compare)
 cli.add_command(report)
 
 

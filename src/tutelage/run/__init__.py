@@ -2,15 +2,18 @@
 
 from tutelage.run.caching import build_store, estimate_store, repair_store
 from tutelage.run.checks import Checked, check_recipe
+from tutelage.run.compare import Comparison, compare_runs
 from tutelage.run.execute import Run, execute, run_recipe
 from tutelage.run.python import distill
 from tutelage.run.students import load_student
 
 __all__ = [
     "Checked",
+    "Comparison",
     "Run",
     "build_store",
     "check_recipe",
+    "compare_runs",
     "distill",
     "estimate_store",
     "execute",

@@ -47,7 +47,7 @@ class Gate:
     def text(self) -> str:
         kind = "strict: shown to be no worse than" if self.strict else "not shown to be worse than"
         held = f"the interval's ends are {self.low:+.2f} and {self.high:+.2f}, allowed is −{self.max_drop:g}"
-        return f"gate {'passed' if self.passed else 'failed'} ({kind} {self.max_drop:g} points): {numbers.minus(held)}"
+        return f"gate {'passed' if self.passed else 'failed'} ({kind} {self.max_drop:g} pp): {numbers.minus(held)}"
 
 
 @final
@@ -81,7 +81,7 @@ class Comparison:
                 if not self.gate.strict
                 else f"{self.second} is not shown to keep the accuracy of {self.first}",
                 given=self.gate.text(),
-                expected=f"a drop of at most {self.gate.max_drop:g} points",
+                expected=f"a drop of at most {self.gate.max_drop:g} pp",
             )
 
     def to_json(self) -> dict[str, Any]:
@@ -278,7 +278,9 @@ def _headline(found: Comparison) -> list[str]:
         f"(95 % CI {numbers.points_interval(difference)}, {difference['method']})",
         f"            {p} ({accuracy['p_method']})",
     ]
-    if not single:
+    if single:
+        lines.append("            over test examples only: the luck of another training is not in this interval")
+    else:
         lines.append(f"            over test examples alone: 95 % CI {numbers.points_interval(accuracy['by_example'])}")
     detectable = numbers.points(accuracy["minimum_detectable"], 2).lstrip("+")
     return [*lines, f"            smallest difference that so many examples can show: {detectable}"]

@@ -48,7 +48,7 @@ def read_side(asked: Path | str) -> Side:
     report = read_report(home / "report.json")
     try:
         classes = tuple(str(name) for name in report["classes"])
-        arm = report["headline"] if arm is None else arm
+        arm = str(report["headline"]) if arm is None else arm
         runs = {
             str(model["name"]): {int(run["seed"]): float(run["metrics"]["accuracy"]) for run in model["runs"]}
             for model in report["models"]
@@ -85,7 +85,8 @@ def _answers(path: Path, classes: int) -> tuple[NDArray[np.int64], metrics.Float
     Examples of the very same content share an id; they stay in the order of the file, and have the same answers.
     """
     try:
-        with np.load(path, allow_pickle=False) as saved:
+        # Opened here: numpy leaves a file open that turns out to be no archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
             ids, logits, labels = (np.asarray(saved[name]) for name in ("ids", "logits", "labels"))
         if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
             raise ValueError(f"ids are {ids.dtype} {ids.shape}")
@@ -94,10 +95,10 @@ def _answers(path: Path, classes: int) -> tuple[NDArray[np.int64], metrics.Float
         answers, truth = metrics.as_logits(logits, ids.size), metrics.as_labels(labels, classes)
         if truth.shape != ids.shape or answers.shape[1] != classes:
             raise ValueError(f"ids {ids.shape}, labels {truth.shape}, logits {answers.shape}, {classes} classes")
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise DamagedError(
             f"{path} is not what a run wrote",
-            given=str(error).splitlines()[0][:200] if str(error) else type(error).__name__,
+            given=" ".join(str(error).split())[:200] or type(error).__name__,
             expected=f"an .npz with ids (N,), logits (N, {classes}) and labels (N,)",
             fix="restore the file from a copy, or run again",
         ) from error
