@@ -97,7 +97,10 @@ def main() -> None:
     }  # fmt: skip
     for arm in ("scratch", "distilled"):
         accuracies = {side: [students(r[0])[arm][1] for r in runs] for side, runs in sides.items()}
-        result[arm] = {side: f"{statistics.mean(a):.4f} ± {statistics.stdev(a):.4f}" for side, a in accuracies.items()}
+        result[arm] = {
+            side: f"{statistics.mean(a):.4f} ± {statistics.stdev(a) if len(a) > 1 else 0:.4f}"
+            for side, a in accuracies.items()
+        }
     print(json.dumps(result))
     if options.views == "none" and not same:
         raise SystemExit("without views the students must have the same bits")

@@ -48,6 +48,7 @@ BASE: dict[str, Any] = {
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TUTELAGE_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("TUTELAGE_CACHE", str(tmp_path / "cache"))  # one of its own: some look at what is in it
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

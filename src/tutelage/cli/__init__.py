@@ -18,6 +18,7 @@ from tutelage.cli.bench import bench
 from tutelage.cli.cache import cache
 from tutelage.cli.check import check
 from tutelage.cli.compare import compare
+from tutelage.cli.evaluate import evaluate
 from tutelage.cli.group import Commands
 from tutelage.cli.report import report
 from tutelage.errors import INTERNAL_FAULT, InputError, TutelageError, nearest
@@ -56,6 +57,7 @@ cli.add_command(bench)
 cli.add_command(cache)
 cli.add_command(check)
 cli.add_command(compare)
+cli.add_command(evaluate)
 cli.add_command(report)
 
 

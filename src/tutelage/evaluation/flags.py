@@ -18,7 +18,8 @@ def _seeds(report: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     arms = [set(model["seeds"]) for model in report["models"] if model["role"] != "teacher"]
     count = len(set.intersection(*arms))
     if count == 1:
-        yield "few-seeds", "A single run: another seed may give another answer. Three seeds or more show the spread."
+        said = "A single run: another seed may give another answer, of which an interval over examples knows nothing."
+        yield "few-seeds", f"{said} Three seeds or more show the spread."
     elif count < FEW_SEEDS:
         yield "few-seeds", f"Only {count} seeds: the interval over seeds is wide. Three or more are worth their time."
     if any(model["seeds"] != report["seeds"] for model in report["models"] if model["role"] != "teacher"):

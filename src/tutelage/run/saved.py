@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from tutelage.evaluation import metrics
 from tutelage.files import read_json
 from tutelage.run.execute import read_report
 
-__all__ = ["Side", "read_side", "same_questions"]
+__all__ = ["Side", "finished_arm", "read_side", "same_questions"]
 
 
 @final
@@ -35,8 +35,13 @@ class Side:
         return self.rows[:, 1]
 
 
-def read_side(asked: Path | str) -> Side:
-    """The answers of `folder` or `folder:arm`."""
+def finished_arm(asked: Path | str) -> tuple[Path, str, dict[str, Any]]:
+    """The folder, the arm and the report of `folder` or `folder:arm`; the arm of the headline where none is named.
+
+    Raises:
+        InputError: there is no such run or arm, or it is not complete.
+        DamagedError: its report is not what a run wrote.
+    """
     place, arm = str(asked), None
     if not Path(place).expanduser().is_dir() and ":" in place:
         place, arm = place.rsplit(":", 1)
@@ -47,8 +52,25 @@ def read_side(asked: Path | str) -> Side:
         raise InputError(f"the run in {place} is not complete", fix="the command that began it continues it")
     report = read_report(home / "report.json")
     try:
-        classes = tuple(str(name) for name in report["classes"])
+        names = [str(model["name"]) for model in report["models"] if model["role"] != "teacher"]
         arm = str(report["headline"]) if arm is None else arm
+    except (KeyError, TypeError) as error:
+        raise DamagedError(f"{home / 'report.json'} is not what a run wrote", given=repr(error)) from error
+    if arm not in names:
+        raise InputError(f"no arm `{arm}` in {place}", fix=nearest(arm, names))
+    return home, arm, report
+
+
+def read_side(asked: Path | str) -> Side:
+    """The answers of `folder` or `folder:arm`.
+
+    Raises:
+        InputError: there is no such run or arm, or it is not complete.
+        DamagedError: what it saved is not what its report was made from.
+    """
+    home, arm, report = finished_arm(asked)
+    try:
+        classes = tuple(str(name) for name in report["classes"])
         runs = {
             str(model["name"]): {int(run["seed"]): float(run["metrics"]["accuracy"]) for run in model["runs"]}
             for model in report["models"]
@@ -56,8 +78,7 @@ def read_side(asked: Path | str) -> Side:
         }
     except (KeyError, TypeError, ValueError) as error:
         raise DamagedError(f"{home / 'report.json'} is not what a run wrote", given=repr(error)) from error
-    if not runs.get(arm):
-        raise InputError(f"no arm `{arm}` in {place}", fix=nearest(arm, runs))
+    place = str(asked) if Path(asked).expanduser().is_dir() else str(asked).rpartition(":")[0]
     name = f"{place}:{arm}"
     rows: NDArray[np.int64] | None = None
     logits: dict[int, metrics.Floats] = {}

@@ -1,0 +1,177 @@
+"""A student's file against labelled data of any kind: what it scores there, seed by seed, class by class."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tutelage.data import Examples, load, plain_batches
+from tutelage.data.examples import listed
+from tutelage.errors import DamagedError, InputError, ModelError
+from tutelage.evaluation import metrics
+from tutelage.evaluation.predict import predict
+from tutelage.evaluation.significance import Estimate, over_seeds, wilson
+from tutelage.files import write_bytes
+from tutelage.report import numbers
+from tutelage.run.saved import finished_arm
+from tutelage.run.students import load_student, read_facts
+
+__all__ = ["Evaluated", "evaluate_run"]
+
+_BATCH = 512
+_SHOWN = ("accuracy", "macro_recall", "macro_f1", "nll", "brier", "ece")
+_WORST = 5
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """What the students of one arm score on some data."""
+
+    student: str
+    data: str
+    examples: int
+    seeds: tuple[int, ...]
+    metrics: Mapping[str, Estimate]  # means over the seeds
+    accuracy_items: Estimate  # with Wilson's interval over the examples
+    recalls: Mapping[str, float]  # class -> mean over seeds, of classes that the data has
+    notices: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def summary(self) -> str:
+        """A few lines for a person."""
+        items = self.accuracy_items
+        lines = [
+            f"{self.student} on {self.examples:,} examples of {self.data}, {numbers.plural(len(self.seeds), 'seed')}"
+        ]
+        for name, found in self.metrics.items():
+            share = name not in ("nll", "brier")
+            value = numbers.percent(found.value) if share else f"{found.value:.4f}"
+            spread = "" if found.ci_low is None else f"  (95 % CI over seeds {numbers.interval(found.to_json())})"
+            lines.append(f"  {name:<13} {value:>9}{spread if share else ''}")
+        lines.append(f"  over examples, 95 % CI of the accuracy: {numbers.interval(items.to_json())} %")
+        worst = sorted(self.recalls.items(), key=lambda pair: pair[1])[:_WORST]
+        lines.append("  lowest recall: " + ", ".join(f"{name} {numbers.percent(value)}" for name, value in worst))
+        return "\n".join([*lines, *(f"notice: {text}" for text in self.notices)])
+
+
+def evaluate_run(
+    name: str,
+    source: str,
+    *,
+    path: Path | str | None = None,
+    part: str = "test",
+    trust: bool = False,
+    out: Path | str | None = None,
+) -> Evaluated:
+    """Ask every student of one arm about labelled data, from their files.
+
+    Args:
+        name: a run's folder, with an arm after a colon: `runs/a:scratch`; by default the arm of the headline.
+        source: a source of data, as in a recipe.
+        path: where it lies.
+        part: "train", "val", "test", or "all" of them together.
+        trust: whether code that the run's recipe named may run to build the students.
+        out: folder for what every student answered, one .npz each (ids, logits, labels).
+
+    Raises:
+        InputError: no such run, arm or part.
+        ModelError: the data's inputs or classes are not the student's.
+        DataError: the data cannot be used.
+        DamagedError: a file is not what it was.
+    """
+    folder, arm, _ = finished_arm(name)
+    homes = sorted((folder / "students" / arm).glob("seed-*"), key=lambda home: int(home.name.removeprefix("seed-")))
+    if not homes:
+        raise DamagedError(f"there is no student in {folder / 'students' / arm}", fix="restore the run's folder")
+    facts = read_facts(homes[0] / "student.safetensors")
+    if facts.get("model") is None:
+        load_student(homes[0])  # which says why it cannot be built
+    examples = _examples(source, path, part, tuple(facts["input_shape"]))
+    labels, notices = _labels(examples, facts["classes"])
+    found: list[dict[str, float]] = []
+    recalls: list[NDArray[np.float64]] = []
+    for home in homes:
+        student = load_student(home, trust=trust)
+        logits = predict(student, plain_batches(examples, _BATCH), torch.device("cpu")).double().numpy()
+        measured = metrics.measure(logits, labels, logits)  # its own teacher: what compares the two is left out
+        found.append({key: measured[key] for key in _SHOWN})
+        recalls.append(metrics.recalls(metrics.confusion(logits, labels)))
+        if out is not None:
+            _keep(Path(out) / f"{arm}-{home.name}.npz", examples, logits, labels)
+    means = {key: over_seeds([one[key] for one in found], len(examples)) for key in _SHOWN}
+    held = sorted({int(label) for label in labels})
+    mean = np.mean(recalls, axis=0)
+    return Evaluated(
+        f"{folder}:{arm}",
+        f"{examples.name} ({part})",
+        len(examples),
+        tuple(int(home.name.removeprefix("seed-")) for home in homes),
+        means,
+        wilson(min(1.0, means["accuracy"].value), len(examples), seeds=len(homes)),
+        {facts["classes"][label]: float(mean[label]) for label in held},
+        tuple(notices),
+    )
+
+
+def _examples(source: str, path: Path | str | None, part: str, shape: tuple[int, ...]) -> Examples:
+    """The part that was asked for, in the size and colours that the student knows."""
+    if part not in ("train", "val", "test", "all"):
+        raise InputError(f"no such part `{part}`", expected="train, val, test or all")
+    image = len(shape) == 3 and source != "arrays"  # arrays are taken as they are
+    splits = load(
+        source,
+        path=path,
+        allow_overlap=True,
+        image_size=shape[-1] if image and shape[-1] == shape[-2] else None,
+        channels=shape[0] if image else None,
+    )
+    if part != "all":
+        examples: Examples = getattr(splits, part)
+    else:
+        parts = (splits.train, splits.val, splits.test)
+        examples = Examples.make(
+            torch.cat([one.inputs for one in parts]), torch.cat([one.targets for one in parts]), splits.train.classes,
+            splits.train.name,
+        )  # fmt: skip
+    if examples.shape != shape:
+        raise ModelError(
+            f"the inputs of {examples.name} are not the student's", given=f"shape {examples.shape}", expected=f"{shape}"
+        )
+    return examples
+
+
+def _labels(examples: Examples, classes: Sequence[str]) -> tuple[NDArray[np.int64], list[str]]:
+    """Labels in the student's numbering, met by the names of the classes, and what is worth knowing about that."""
+    number = {name: index for index, name in enumerate(classes)}
+    unknown = [name for name in examples.classes if name not in number]
+    if unknown:
+        raise ModelError(
+            f"{len(unknown)} of the data's classes are not the student's",
+            given=listed(unknown),
+            expected=f"among {listed(list(classes))}",
+            fix="rename the classes, or leave these examples out",
+        )
+    notices = []
+    if len(examples.classes) < len(classes):
+        absent = [name for name in classes if name not in examples.classes]
+        notices.append(f"the data has no examples of {listed(absent)}")
+    elif tuple(examples.classes) != tuple(classes):
+        notices.append("the data's classes stand in another order than the student's; they were met by name")
+    places = np.array([number[name] for name in examples.classes], dtype=np.int64)
+    return places[examples.targets.numpy()], notices
+
+
+def _keep(path: Path, examples: Examples, logits: NDArray[np.float64], labels: NDArray[np.int64]) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, ids=examples.ids.numpy(), logits=logits, labels=labels)
+    write_bytes(path, buffer.getvalue())
