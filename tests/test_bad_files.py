@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
 import pickle
@@ -15,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 from unittest.mock import Mock
 
 import pytest
@@ -23,7 +20,7 @@ import torch
 from safetensors.torch import save_file
 
 import tutelage
-from tutelage import cli
+from command_line import Outcome, call
 from tutelage.models import Classifier, ModelSpec, build
 
 RECIPE = """\
@@ -40,22 +37,6 @@ report: {bootstrap: 100, latency: false}
 """
 LOADED = RECIPE.replace("train: {epochs: 1, batch_size: 32, lr: 0.01}\n", "weights: teacher.safetensors\n")
 RUN = ["run", "recipe.yaml", "--out", "out", "--quiet"]
-
-
-class Outcome(NamedTuple):
-    code: object
-    out: str
-    err: str
-
-
-def call(*words: str) -> Outcome:
-    """The command line in this process: the exit code and what was printed."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        patch.setattr(sys, "argv", ["tutelage", *words])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-    return Outcome(caught.value.code, out.getvalue(), err.getvalue())
 
 
 def refused(outcome: Outcome, code: int, *says: str) -> None:

@@ -5,19 +5,16 @@ Every row goes through the command line, and is judged by its exit code, by what
 
 from __future__ import annotations
 
-import contextlib
-import io
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from tutelage import cli
+from command_line import Outcome, call
 
 RECIPE = """\
 name: tiny
@@ -41,22 +38,6 @@ train:
   lr: 0.01
 report: {bootstrap: 100, latency: false}
 """
-
-
-class Outcome(NamedTuple):
-    code: object
-    out: str
-    err: str
-
-
-def call(*words: str) -> Outcome:
-    """The command line in this process: the exit code and what was printed."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        patch.setattr(sys, "argv", ["tutelage", *words])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-    return Outcome(caught.value.code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import tutelage
-from test_bad_inputs import call
+from command_line import call
 from tutelage.errors import DamagedError, InputError
 from tutelage.evaluation import cost
 from tutelage.recipe import from_mapping

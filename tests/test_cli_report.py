@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from test_bad_inputs import call
+from command_line import call
 from test_bench import RECIPE
 from tutelage.recipe import from_mapping
 from tutelage.run import run_recipe

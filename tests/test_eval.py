@@ -13,7 +13,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from torch import nn
 
 import tutelage
-from test_bad_inputs import call
+from command_line import call
 from test_bench import RECIPE
 from tutelage.data import from_arrays, load
 from tutelage.errors import DataError, InputError, ModelError

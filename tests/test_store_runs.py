@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
 import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import tutelage
-from tutelage import cli
+from command_line import call
 from tutelage.data import Batches, Views, load, plain_batches
 from tutelage.errors import DamagedError, InputError, MismatchError, ModelError
 from tutelage.losses import cross_entropy, soft_target
@@ -50,21 +48,6 @@ def tiny(*changes: str) -> Recipe:
 def students(folder: Path) -> dict[str, str]:
     found = sorted(folder.glob("students/*/*/student.safetensors"))
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
-
-
-class Outcome(NamedTuple):
-    code: object
-    out: str
-    err: str
-
-
-def call(*words: str) -> Outcome:
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        patch.setattr(sys, "argv", ["tutelage", *words])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-    return Outcome(caught.value.code, out.getvalue(), err.getvalue())
 
 
 def written(tmp_path: Path, *changes: str) -> str:
