@@ -372,3 +372,13 @@ def test_a_real_browser_opens_the_page_without_complaint(tmp_path: Path) -> None
     assert ran.stdout.count("<svg") == 4
     assert "<script" not in ran.stdout
     assert "&lt;script&gt;" in ran.stdout
+
+
+def test_large_differences_fit_their_cells() -> None:
+    from tutelage.report import classwise
+
+    confusion = {"models": ["teacher", "scratch", "distilled"], "difference": [[-0.597, 0.0996], [0.0994, -0.0004]]}
+    shown = re.findall(
+        r"<td[^>]*>([^<]*)</td>", classwise.heat_difference({"confusion": confusion, "classes": ["a", "b"]})
+    )
+    assert shown == ["−60", "+10", "+9.9", ""]

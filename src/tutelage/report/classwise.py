@@ -97,7 +97,8 @@ def heat_difference(report: Report) -> Safe:
         strength = round(abs(value) / widest * _SHADES * 0.8) / _SHADES
         side = "up" if (value > 0) == diagonal else "down"
         style = f"background:rgb(var(--{side})/{strength:g})" if strength else None
-        shown = f"{value * 100:+.1f}".replace("-", "−") if abs(value) >= 0.0005 else ""
+        # A cell is as wide as three figures.
+        shown = f"{value * 100:+.{0 if abs(value) >= 0.0995 else 1}f}".replace("-", "−") if abs(value) >= 0.0005 else ""
         return tag("td", shown, style=style)
 
     heading = tag("h3", f"{models[-1]} − {models[-2]}, points")
