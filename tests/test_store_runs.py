@@ -191,6 +191,14 @@ def test_from_python(tmp_path: Path, root: Path) -> None:
         tutelage.distill(teacher, "mlp", "digits", out=tmp_path / "bad", store="always", **whole)
 
 
+def test_one_key_of_a_store_that_is_auto_can_be_set() -> None:
+    recipe = tiny("teacher.store=auto", "teacher.store.views=3")
+    assert recipe.teacher.store is not None
+    assert (recipe.teacher.store.views, recipe.teacher.store.codec) == (3, "fp32")
+    with pytest.raises(InputError, match="`device`"):
+        tiny("device=auto", "device.x=1")
+
+
 # ---- what is refused before anything is asked ------------------------------------------------------------------------
 
 

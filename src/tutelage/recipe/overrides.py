@@ -63,8 +63,9 @@ def _apply(tree: Tree, text: str, order: int) -> Problem | None:
             except RecipeError as error:
                 return error.problems[0]
         else:
-            # A section that is absent or empty is opened, so that `--set data.views.flip=0.5` needs no `views:` before.
-            if isinstance(parent, dict) and parent.get(str(step)) is None:
+            # A section that is absent, empty or all defaults (`store: auto`) is opened, so that
+            # `--set data.views.flip=0.5` needs no `views:` before.
+            if isinstance(parent, dict) and parent.get(str(step)) in (None, "auto"):
                 parent[str(step)] = {}
             parent = parent[step]
     tree.places.forget(keys)
