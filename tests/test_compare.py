@@ -346,6 +346,7 @@ def test_json_for_programs_also_where_the_gate_fails(tmp_path: Path, call: Any) 
         (["b:teacher"], "no arm `teacher`"),
         (["a"], "the same arm of the same run twice"),
         (["b", "b:distilled"], "the same arm of the same run twice"),
+        (["./a"], "the same arm of the same run twice"),
         ([], "Missing argument"),
         (["b", "--strict"], "--max-drop"),
         (["b", "--max-drop", "-1"], "0 … 100 percentage points"),

@@ -141,10 +141,12 @@ def compare_many(
         )
     reference = read_side(first)
     found: list[Comparison] = []
+    origins = {reference.origin}
     for other in others:
         side = read_side(other)
-        if side.name in {reference.name, *(one.second for one in found)}:
+        if side.origin in origins:
             raise InputError("the same arm of the same run twice", given=side.name, expected="different arms or runs")
+        origins.add(side.origin)
         same_questions(reference, side)
         found.append(_compare(reference, side, resamples))
     done = []

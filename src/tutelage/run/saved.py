@@ -29,6 +29,7 @@ class Side:
     classes: tuple[str, ...]
     rows: NDArray[np.int64]  # (N, 2): id, label
     logits: Mapping[int, metrics.Floats]  # seed -> (N, C)
+    origin: tuple[Path, str]  # folder and arm, however the folder was spelled
 
     @property
     def labels(self) -> metrics.Ints:
@@ -97,7 +98,7 @@ def read_side(asked: Path | str) -> Side:
                 expected=f"{accuracy:.6f}",
             )
     assert rows is not None
-    return Side(name, classes, rows, logits)
+    return Side(name, classes, rows, logits, (home.resolve(), arm))
 
 
 def _answers(path: Path, classes: int) -> tuple[NDArray[np.int64], metrics.Floats]:
