@@ -29,6 +29,7 @@ from tutelage.run.job import Job, job_of_recipe
 from tutelage.run.storeplan import store_plan
 from tutelage.run.teacher import is_ready, obtain_teacher
 from tutelage.store import Built, Damage, Question, codec_of, repair
+from tutelage.store.layout import KEY_BYTES
 from tutelage.teachers import Teacher
 from tutelage.training import StopSignals, make_device
 from tutelage.types import Outputs
@@ -173,7 +174,7 @@ def _estimate(
     costs = []
     for name in names:
         codec = codec_of(name, temperature)
-        row = codec.row_bytes(classes) + 16
+        row = codec.row_bytes(classes) + KEY_BYTES
         cosine = error = None
         if sample is not None:
             ids, start, live = sample

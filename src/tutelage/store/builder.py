@@ -27,7 +27,7 @@ from tutelage.files import append_line, human_bytes, sweep, write_bytes
 from tutelage.progress import Meter
 from tutelage.store.asking import Capture, compute, identity_of
 from tutelage.store.index import Index
-from tutelage.store.layout import LISTING, PLAN, Manifest, key_of, pack, whole_columns
+from tutelage.store.layout import KEY_BYTES, LISTING, PLAN, Manifest, key_of, pack, whole_columns
 from tutelage.store.locks import BuildLock
 from tutelage.store.places import open_manifest, open_shard
 from tutelage.store.plan import Question, Rows
@@ -35,7 +35,6 @@ from tutelage.store.sealing import OpenPlan, adopt, is_whole, read_manifest
 
 __all__ = ["Built", "build"]
 
-_KEY_BYTES = 16  # an id and the number of a view
 _PROBED = 8
 
 
@@ -154,7 +153,7 @@ class _Site:
             sweep(folder)
             lock.sign()
         if plan is None:
-            self._refuse_full_disk(len(rows), self._row_bytes(), beside=_KEY_BYTES)  # the plan lists the keys as well
+            self._refuse_full_disk(len(rows), self._row_bytes(), beside=KEY_BYTES)  # the plan lists the keys as well
             plan = OpenPlan.draw_up(rows, manifest)
             write_bytes(folder / PLAN, plan.to_bytes())
         elif alone:

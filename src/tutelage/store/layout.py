@@ -30,6 +30,7 @@ __all__ = [
     "BLOCK",
     "FORMAT",
     "KEYS",
+    "KEY_BYTES",
     "LISTING",
     "MANIFEST",
     "PLAN",
@@ -55,6 +56,7 @@ FORMAT = 1
 BLOCK = 256  # rows
 MANIFEST, LISTING, PLAN = "manifest.json", "listing.safetensors", "plan.safetensors"
 KEYS = ("id", "view")
+KEY_BYTES = 16  # of both, in a row
 SUMS = "crc"
 
 

@@ -28,6 +28,7 @@ from tutelage.run.checks.student import as_stored
 from tutelage.run.checks.teacher import KnownTeacher
 from tutelage.run.cohorts import make_arm
 from tutelage.run.job import Job
+from tutelage.store.layout import KEY_BYTES
 from tutelage.teachers import ModuleTeacher, Teacher
 from tutelage.training import Cohort, Device, Listener, Moment, fit, make_device, suits_channels_last
 from tutelage.types import Batch, Outputs
@@ -38,7 +39,7 @@ _WARM_UP, _TIMED = 1, 3
 _LONG = 4.0  # seconds after which one cohort is not measured any further
 _BUDGET = 5e10  # multiply-adds of one step
 _BYTES = 4  # of a weight
-_KEY_BYTES = 16
+_ID_AND_LABEL = 16  # bytes
 _CHECKPOINTS = 2
 
 
@@ -48,7 +49,7 @@ def disk_findings(job: Job, student: nn.Module, teacher: nn.Module | None) -> It
     if job.store is not None:
         question, codec = question_of(job), job.store.codec
         rows = len(question.ids()) * len(question.draws)
-        size = (codec.row_bytes(len(job.splits.train.classes)) + _KEY_BYTES) * rows
+        size = (codec.row_bytes(len(job.splits.train.classes)) + KEY_BYTES) * rows
         said = f"{rows:,} rows in {codec.name}, views {job.store.views}: {human_bytes(size)}"
         said += ", and the features on top" if job.store.features else ""
         if isinstance(job.store.root, str):
@@ -90,7 +91,7 @@ def _run_bytes(job: Job, student: nn.Module, teacher: nn.Module | None) -> int:
     if teacher is not None:
         trained = job.teacher.train is not None
         size += parameters(teacher) * _BYTES * (1 + trained * (1 + _CHECKPOINTS * 4))
-    return size + (models + 1) * len(job.splits.test) * (len(job.splits.test.classes) * _BYTES + _KEY_BYTES)
+    return size + (models + 1) * len(job.splits.test) * (len(job.splits.test.classes) * _BYTES + _ID_AND_LABEL)
 
 
 def memory_finding(job: Job) -> Finding:
