@@ -237,6 +237,37 @@ def test_a_torn_checkpoint_is_passed_over_with_a_notice(finished: Path) -> None:
     assert ("out" / name).read_bytes() == (finished / name).read_bytes()
 
 
+@pytest.mark.parametrize("left", [".config.yaml.4711.tmp", ".manifest.json.4711.tmp"])
+def test_a_run_killed_at_its_first_file_does_not_stand_in_the_way(finished: Path, left: str) -> None:
+    Path("out").mkdir()
+    (Path("out") / left).write_text("half")
+    assert call(*RUN).code == 0
+    assert not (Path("out") / left).exists()
+
+
+def test_a_folder_that_another_process_just_fills_is_in_use(finished: Path) -> None:
+    with process("-c", HOLDER) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        Path("out/teacher").mkdir()
+        try:
+            refused(call(*RUN), 6, f"is in use by process {holder.pid} on ", "wait for it to end")
+        finally:
+            holder.kill()
+    refused(call(*RUN), 2, "out is not empty and holds no run", "given     teacher")
+
+
+def test_a_removal_that_was_killed_leaves_a_run_that_begins_anew(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(finished, "out")
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", Mock(side_effect=KeyboardInterrupt))
+        assert call(*RUN, "--overwrite").code == 130
+    left = {path.name for path in Path("out").iterdir()}
+    assert "manifest.json" not in left
+    assert {"config.yaml", "teacher", "students"} <= left
+    assert call(*RUN).code == 0
+
+
 def test_another_environment_is_said(finished: Path) -> None:
     shutil.copytree(finished, "out")
     environment = json.loads(Path("out/manifest.json").read_text())["environment"]

@@ -241,12 +241,7 @@ def _at_hand(recipe: Recipe, store: Path | str | None, *, trust: bool, quiet: bo
             folder.begin(job.config, lambda earlier: [], facts_of(job))
             shop = Workshop(folder, device, signals, quiet)
             teacher = obtain_teacher(job, shop).teacher
-            for part in place.iterdir():
-                # Only the lock stays, under which others may wait.
-                if part.is_dir():
-                    shutil.rmtree(part)
-                elif part.name != ".lock":
-                    part.unlink()
+            folder.clear()
         yield _AtHand(job, shop, teacher, lambda line: None if quiet else print(line, file=sys.stderr, flush=True))
 
 

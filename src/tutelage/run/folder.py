@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -26,10 +27,13 @@ from tutelage.files import hold, read_json, read_text, sweep, write_json, write_
 
 __all__ = ["RunFolder", "check_place"]
 
+# In the order in which they are removed: without a manifest a run begins anew, and while the recipe is there the folder
+# is known for a run's, wherever the removal was killed.
 _OURS = (
-    "config.yaml", "manifest.json", "metrics.jsonl", "log.txt", "teacher", "checkpoints", "students", "eval",
-    "report.json", "report.html", "README.md", "debug",
+    "manifest.json", "metrics.jsonl", "log.txt", "teacher", "checkpoints", "students", "eval",
+    "report.json", "report.html", "README.md", "debug", "config.yaml",
 )  # fmt: skip
+_HALF_WRITTEN = re.compile(r"\..+\.\d+\.tmp")  # by a killed process, or by one that is at it; see `write_bytes`
 _MOST_SHOWN = 12
 
 
@@ -65,7 +69,7 @@ class RunFolder:
             sweep(resolved)
             folder = RunFolder(resolved, quiet=quiet)
             if overwrite:
-                folder._clear()
+                folder.clear()
             if (resolved / "manifest.json").exists():
                 folder.manifest = _read_manifest(resolved / "manifest.json")
             fresh = not folder.manifest and not (resolved / "config.yaml").exists()
@@ -75,7 +79,7 @@ class RunFolder:
                 # What is wrong was given, not made here: a run that never began must not stand in the way of the
                 # command that mends it. Once a student learns there is something to keep.
                 if fresh and not (resolved / "students").exists() and not any(resolved.glob("checkpoints/seed-*")):
-                    folder._clear()
+                    folder.clear()
                 raise
 
     @property
@@ -158,7 +162,8 @@ class RunFolder:
         self.manifest["ended"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self.save()
 
-    def _clear(self) -> None:
+    def clear(self) -> None:
+        """Remove what a run made; the lock stays, under which others may wait."""
         for name in _OURS:
             path = self.path / name
             if path.is_dir():
@@ -176,7 +181,22 @@ def check_place(path: Path) -> Path:
 
     Raises:
         InputError: it is a file, the whole disk, cannot be used, or holds something that is not a run.
+        BusyError: another process is just filling it, or emptying it, so that nobody can say what it holds.
     """
+    place = _usable(path)
+    if _strangers(place) and (place / ".lock").is_file():
+        with hold(place):
+            pass
+    if strangers := _strangers(place):
+        raise InputError(
+            f"{path} is not empty and holds no run",
+            given=", ".join(strangers[:5]),
+            fix="choose another folder with --out",
+        )
+    return place
+
+
+def _usable(path: Path) -> Path:
     expected = "a folder such as runs/first"
     try:
         place = path.expanduser().absolute()
@@ -184,7 +204,7 @@ def check_place(path: Path) -> Path:
             raise InputError("a run cannot own the whole disk", given=str(path), expected=expected)
         if place.exists() and not place.is_dir():
             raise InputError(f"{path} is a file", expected="a folder for the run")
-        names = {entry.name for entry in place.iterdir()} if place.exists() else set()
+        _strangers(place)
         parent = next(parent for parent in place.parents if parent.exists())
     except (OSError, ValueError, RuntimeError) as error:  # a NUL; a `~` without a home
         if isinstance(error, InputError):
@@ -193,14 +213,15 @@ def check_place(path: Path) -> Path:
         raise InputError(f"no run can be in {str(path)[:80]!r}: {said}", expected=expected) from error
     if not parent.is_dir():
         raise InputError(f"{path} would lie in a file", given=str(parent), expected=expected)
-    strangers = sorted(names - {".lock"})
-    if strangers and not names & {"manifest.json", "config.yaml"}:
-        raise InputError(
-            f"{path} is not empty and holds no run",
-            given=", ".join(strangers[:5]),
-            fix="choose another folder with --out",
-        )
     return place
+
+
+def _strangers(place: Path) -> list[str]:
+    """What lies in a folder, if that is not a run's."""
+    names = {entry.name for entry in place.iterdir()} if place.exists() else set()
+    if names & {"manifest.json", "config.yaml"}:
+        return []
+    return sorted(name for name in names if name != ".lock" and not _HALF_WRITTEN.fullmatch(name))
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
