@@ -257,7 +257,7 @@ def test_a_folder_that_another_process_just_fills_is_in_use(finished: Path) -> N
     refused(call(*RUN), 2, "out is not empty and holds no run", "given     teacher")
 
 
-def test_a_removal_that_was_killed_leaves_a_run_that_begins_anew(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_removal_leaves_a_run_that_begins_anew(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(finished, "out")
     with monkeypatch.context() as patch:
         patch.setattr("shutil.rmtree", Mock(side_effect=KeyboardInterrupt))
