@@ -90,7 +90,7 @@ WRONG = {
         "seeds: [0]",
         "qqq: 1",
         "unknown key `qqq` (recipe.yaml:2)\n"
-        "hint: known names: arms, data, device, name, report, seeds, student, teacher, threads, train",
+        "hint: known names: arms, compress, data, device, name, report, seeds, student, students, teacher, threads, train",
     ),
     "right key, wrong level": (
         "name: first\n",
@@ -258,7 +258,7 @@ WRONG = {
         "student:\n  model: mlp",
         "student:",
         "`student`: expected a mapping with `model`, got nothing (recipe.yaml:10)\n"
-        "hint: fill it in, or take the line out",
+        "hint: fill it in, or name several under `students:`; `tutelage models` lists what there is",
     ),
     "a name for a section": (
         "student:\n  model: mlp",
@@ -302,7 +302,8 @@ WRONG = {
     "missing": (
         "student:\n  model: mlp\n",
         "",
-        "`student` is missing (recipe.yaml)\n  expected  a mapping with `model`",
+        "`student`: expected a mapping with `model`, got nothing (recipe.yaml)\n"
+        "hint: fill it in, or name several under `students:`; `tutelage models` lists what there is",
     ),
     "missing within": (
         "  epochs: 3\n",
@@ -564,7 +565,7 @@ def test_a_difference_is_named_by_key() -> None:
     assert diff(recipe, other) == [
         "seeds: [0] → [0, 1]",
         "arms.distilled.0.weight: 0.9 → {schedule: linear, start: 1.0, end: 0.0}",
-        "arms.extra: (absent) → [{loss: x, weight: 1.0, temperature: null, name: null, options: {}}]",
+        "arms.extra: (absent) → [{loss: x, weight: 1.0, temperature: null, name: null, options: {}, at: [], connector: auto}]",
         "train.lr: 0.01 → 0.1",
         "train.optimizer_args: {} → {weight_decay: 0.1}",
         "train.clip: null → 1.0",

@@ -60,13 +60,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tutelage.Run:
 def test_a_run_leaves_what_the_documentation_says(finished: tutelage.Run) -> None:
     names = {str(p.relative_to(finished.folder)) for p in finished.folder.rglob("*") if p.is_file()}
     expected = {"config.yaml", "manifest.json", "metrics.jsonl", "log.txt", "report.json", "report.html", "README.md"}
-    expected |= {"teacher/teacher.safetensors", "eval/teacher.npz", "eval/teacher-val.npz"}
+    expected |= {"teacher/teacher.safetensors", *(f"eval/teacher{part}.npz" for part in ("", "-val", "-train"))}
     for arm in ("scratch", "distilled"):
         for seed in (0, 1):
             expected |= {
                 f"students/{arm}/seed-{seed}/{n}" for n in ("student.safetensors", "last.safetensors", "student.json")
             }
-            expected |= {f"eval/{arm}-seed-{seed}.npz", f"eval/{arm}-seed-{seed}-val.npz"}
+            expected |= {f"eval/{arm}-seed-{seed}{part}.npz" for part in ("", "-val", "-train")}
     assert expected <= names
     assert not [name for name in names if name.endswith(".tmp")]
     assert {name.split("/")[0] for name in names - expected} <= {"checkpoints", ".lock"}

@@ -8,7 +8,8 @@ from typing import Self, final
 import torch
 from torch import Tensor, nn
 
-from tutelage.errors import InputError, ModelError
+from tutelage.connectors import connect, outputs_of
+from tutelage.errors import InputError
 from tutelage.objective import Loss, Objective, Term, read_view
 from tutelage.teachers import Teacher, as_teacher
 from tutelage.types import Batch, Outputs, Step
@@ -20,17 +21,20 @@ __all__ = ["Distiller"]
 class Distiller(nn.Module):
     """`step = distiller(batch); step.loss.backward()`.
 
-    Only the student is registered: `parameters()`, `state_dict()` and checkpoints never hold the teacher, which stays
-    frozen and in eval mode whatever `train()` says. `.to(device)` moves both.
+    Only what learns is registered, the student and any connectors: `parameters()`, `state_dict()` and checkpoints never
+    hold the teacher, which stays frozen and in eval mode whatever `train()` says. `.to(device)` moves both.
 
     Args:
-        student: maps (B, …) to logits (B, C).
+        student: maps (B, …) to logits (B, C), or a `connectors.Listening` around such a module.
         teacher: a torch module or anything that answers; None where no term reads a teacher.
         objective: terms, or losses where weight 1 and the default temperature are meant.
         view: the name of the input view that the student reads.
+        example: a batch to learn shapes from, where terms read features: layers are tapped and connectors built here,
+            so that an optimizer over `parameters()` finds them.
 
     Raises:
         InputError: a term reads a teacher and there is none.
+        ModelError: a layer that is not there, or features that cannot be matched.
     """
 
     def __init__(
@@ -40,6 +44,7 @@ class Distiller(nn.Module):
         objective: Objective | Sequence[Term | Loss],
         *,
         view: str = "x",
+        example: Batch | None = None,
     ) -> None:
         super().__init__()
         if teacher is student:
@@ -47,14 +52,17 @@ class Distiller(nn.Module):
                 "teacher and student are the same object, which cannot be frozen and learn",
                 fix="give the student a copy: copy.deepcopy(teacher)",
             )
-        self.student = student
-        self.teacher = None if teacher is None else as_teacher(teacher)
         self.objective = objective if isinstance(objective, Objective) else Objective(objective)
+        self.teacher = None if teacher is None else as_teacher(teacher, self.objective.teacher_places)
         self.view = view
         if self.objective.needs_teacher and self.teacher is None:
             raise InputError(
                 "the objective reads a teacher, but none was given", fix="pass a teacher, or drop the term"
             )
+        self.student = student
+        if example is not None and self.objective.student_places:
+            answer = self.teacher.answer(example) if self.teacher is not None else None
+            self.student = connect(student, self.objective, read_view(example, view), answer)
 
     def forward(self, batch: Batch, *, answer: Outputs | None = None, progress: float | None = None) -> Step:
         """The loss of one batch.
@@ -78,12 +86,13 @@ class Distiller(nn.Module):
             progress = 0.0
         if answer is None and self.teacher is not None and self.objective.needs_teacher:
             answer = self.teacher.answer(batch)
-        logits = self.student(read_view(batch, self.view))
-        if not isinstance(logits, Tensor):
-            raise ModelError(
-                "the student does not answer with logits", given=type(logits).__name__, expected="a tensor (B, C)"
+        outputs = outputs_of(self.student(read_view(batch, self.view)))
+        if self.objective.student_places and not outputs.features:
+            raise InputError(
+                "the objective reads the student's features, but nobody listens to its layers",
+                fix="pass example=batch when making the Distiller",
             )
-        return self.objective(Outputs(logits), answer, batch, progress=progress)
+        return self.objective(outputs, answer, batch, progress=progress)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Follow `.to`, `.cuda` and the like with the teacher, which torch does not see."""

@@ -1,7 +1,8 @@
 """A method is a sentence: losses, how much each weighs, at what temperature, and when.
 
-A term's needs are the names of its loss's positional parameters (`student_logits`, `teacher_logits`, `target`,
-`labels`): nothing is declared twice, and a function from anywhere can be a term. `NEEDS` lists the words understood.
+A term's needs are the names of its loss's positional parameters (`student_logits`, `teacher_feature`, `labels`, …):
+nothing is declared twice, and a function from anywhere can be a term. `NEEDS` lists the words understood. A term whose
+loss reads features also says at which layers.
 """
 
 from __future__ import annotations
@@ -10,25 +11,47 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import Any, NamedTuple, cast, final
 
 import torch
 from torch import Tensor
 
 from tutelage.errors import InputError
 from tutelage.schedules import Schedule, as_schedule, is_constant
+from tutelage.taps import feature_at
 from tutelage.types import Batch, Outputs, Step
 
-__all__ = ["NEEDS", "Objective", "Term", "read_view", "title_of"]
+__all__ = ["CONNECTORS", "NEEDS", "Objective", "Place", "Term", "matched_key", "read_view", "title_of"]
 
 NEEDS: Mapping[str, str] = {
     "student_logits": "the student's logits, (B, C)",
     "teacher_logits": "the teacher's logits, (B, C) or its k largest",
     "target": "labels (B,), or probabilities (B, C) where examples are mixed",
     "labels": "labels (B,); not to be had where examples are mixed",
+    "student_feature": "what the student's layer puts out, (B, …)",
+    "matched_feature": "the same behind a connector, in the teacher's shape",
+    "teacher_feature": "what the teacher's layer puts out, (B, …)",
+    "student_features": "what several of the student's layers put out, a list",
+    "matched_features": "the same behind connectors, each in the shape of the teacher's",
+    "teacher_features": "what several of the teacher's layers put out, a list",
+}
+CONNECTORS: Mapping[str, str] = {
+    "auto": "linear where the widths differ, else none",
+    "none": "the shapes are equal as they are",
+    "linear": "one linear layer; a 1×1 convolution on maps",
+    "mlp": "two layers with a ReLU between them",
+    "block": "a transformer block, then a linear layer; for tokens",
 }
 
 Loss = Callable[..., Tensor]
+At = str | tuple[str, str] | Sequence[str | tuple[str, str]]
+
+
+class Place(NamedTuple):
+    """Where a loss on features listens: a layer of each side, by path or by a pattern that one layer answers to."""
+
+    student: str
+    teacher: str
 
 
 @final
@@ -42,9 +65,14 @@ class Term:
         temperature: a number or a schedule > 0, for losses that have a keyword of that name; None keeps their default.
         name: what reports call it; the loss's name by default.
         options: further keywords of the loss.
+        at: for losses that read features, the layers where: a pair (student's layer, teacher's layer), or a text where
+            both are called the same, or a list of these.
+        connector: what brings the student's features into the teacher's shape, a key of `CONNECTORS`; it learns with
+            the student and is not exported.
 
     Raises:
-        InputError: the loss reads something unknown, or does not take the temperature or an option.
+        InputError: the loss reads something unknown, does not take the temperature or an option, or its places are
+            missing or too many.
     """
 
     loss: Loss
@@ -52,6 +80,8 @@ class Term:
     temperature: float | Schedule | None = None
     name: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    at: At = ()
+    connector: str = "auto"
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__
@@ -87,13 +117,20 @@ class Term:
         set_(self, "temperature", temperature)
         set_(self, "options", dict(self.options))
         set_(self, "needs", reads)
+        set_(self, "places", _places(title, reads, self.at, self.connector))
 
     needs: tuple[str, ...] = field(init=False, default=())
+    places: tuple[Place, ...] = field(init=False, default=())
 
     @property
     def reads_teacher(self) -> bool:
         """Whether it reads what a teacher says."""
         return any(need.startswith("teacher_") for need in self.needs)
+
+    @property
+    def matches(self) -> bool:
+        """Whether the student's features go through connectors first."""
+        return any(need.startswith("matched_") for need in self.needs)
 
     @property
     def temperatures(self) -> tuple[float, float] | None:
@@ -135,6 +172,16 @@ class Objective:
         """Whether any term reads what a teacher says."""
         return any(term.reads_teacher for term in self.terms)
 
+    @property
+    def student_places(self) -> tuple[str, ...]:
+        """The student's layers that the terms listen to."""
+        return tuple(dict.fromkeys(place.student for term in self.terms for place in term.places))
+
+    @property
+    def teacher_places(self) -> tuple[str, ...]:
+        """The teacher's layers that the terms listen to."""
+        return tuple(dict.fromkeys(place.teacher for t in self.terms if t.reads_teacher for place in t.places))
+
     def __call__(self, student: Outputs, teacher: Outputs | None, batch: Batch, *, progress: float = 0.0) -> Step:
         """Add up one batch.
 
@@ -152,14 +199,15 @@ class Objective:
         """
         total: Tensor | None = None
         parts: dict[str, Tensor] = {}
-        for name, term in zip(self.names, self.terms, strict=True):
+        for number, (name, term) in enumerate(zip(self.names, self.terms, strict=True)):
             weight = term.weight(progress) if isinstance(term.weight, Schedule) else term.weight
             if weight == 0.0:
                 continue
             keywords = dict(term.options)
             if isinstance(term.temperature, Schedule):
                 keywords["temperature"] = term.temperature(progress)
-            value = term.loss(*[_read(need, student, teacher, batch) for need in term.needs], **keywords)
+            read = [_read(need, term.places, number, student, teacher, batch) for need in term.needs]
+            value = term.loss(*read, **keywords)
             parts[name] = value.detach()
             part = value if weight == 1.0 else value * weight
             total = part if total is None else total + part
@@ -201,15 +249,57 @@ def read_view(batch: Batch, name: str) -> Tensor:
     return batch.inputs[name]
 
 
-def _read(need: str, student: Outputs, teacher: Outputs | None, batch: Batch) -> object:
+def matched_key(number: int, pair: int) -> str:
+    """What the connector of a term's place is called: the number of the term, and of the place within it."""
+    return f"{number}-{pair}"
+
+
+def _places(title: str, reads: Sequence[str], at: At, connector: str) -> tuple[Place, ...]:
+    """The places of a term, checked against what its loss reads."""
+    several, one = (any(need.endswith(ending) for need in reads) for ending in ("_features", "_feature"))
+    # A tuple of two texts is one place; several places stand in a list.
+    pair = isinstance(at, tuple) and len(at) == 2 and all(isinstance(layer, str) for layer in at)
+    given = cast(Sequence[str | tuple[str, str]], [at] if isinstance(at, str) or pair else at)
+    places = tuple(Place(item, item) if isinstance(item, str) else Place(*item) for item in given)
+    if connector not in CONNECTORS:
+        raise InputError(f"no connector `{connector}`", expected="one of " + ", ".join(CONNECTORS))
+    if not (several or one):
+        if places:
+            raise InputError(f"the loss `{title}` reads no features", given=f"places {places}", fix="leave `at` out")
+        return ()
+    if not places:
+        raise InputError(
+            f"the loss `{title}` reads features, but the term does not say where",
+            fix="give `at` with a layer of the student and one of the teacher, such as "
+            "at: {student: net.stages.1, teacher: net.stages.2}",
+        )
+    if one and len(places) > 1:
+        raise InputError(
+            f"the loss `{title}` reads one place", given=f"{len(places)} places", fix="write one term for each place"
+        )
+    return places
+
+
+def _read(
+    need: str, places: Sequence[Place], number: int, student: Outputs, teacher: Outputs | None, batch: Batch
+) -> object:
     if need == "student_logits":
         return student.logits
-    if need == "teacher_logits":
+    if need.startswith("teacher_"):
         if teacher is None:
             raise InputError(
-                "a term reads the teacher's logits, but there is no teacher", fix="pass one, or drop the term"
+                "a term reads what the teacher says, but there is no teacher", fix="pass one, or drop the term"
             )
-        return teacher.logits
+        if need == "teacher_logits":
+            return teacher.logits
+        found = [feature_at(teacher.features, place.teacher, "the teacher") for place in places]
+        return found if need == "teacher_features" else found[0]
+    if need.startswith("matched_"):
+        found = [student.matched[matched_key(number, pair)] for pair in range(len(places))]
+        return found if need == "matched_features" else found[0]
+    if need.startswith("student_"):
+        found = [feature_at(student.features, place.student, "the student") for place in places]
+        return found if need == "student_features" else found[0]
     if need == "labels" and batch.target.ndim > 1:
         raise InputError(
             "a term reads labels, but mixed examples have none",

@@ -5,7 +5,7 @@ A place is a path as `named_modules()` gives it, or a pattern over such paths: `
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, Self, final
 
@@ -13,7 +13,32 @@ from torch import Tensor, nn
 
 from tutelage.errors import ModelError, nearest
 
-__all__ = ["Taps"]
+__all__ = ["Taps", "feature_at"]
+
+
+def feature_at(features: Mapping[str, Tensor], place: str, whose: str) -> Tensor:
+    """What one layer put out, of all that was captured.
+
+    Args:
+        features: layer -> what it put out.
+        place: the path of a layer, or a pattern that one of them answers to.
+        whose: for the message: "the student" or "the teacher".
+
+    Raises:
+        ModelError: none does, or several do.
+    """
+    if place in features:
+        return features[place]
+    found = [name for name in features if fnmatchcase(name, place)]
+    if len(found) != 1:
+        raise ModelError(
+            f"{whose} answers {'no' if not found else 'several'} features at `{place}`",
+            given=", ".join(found or features) or "logits only",
+            expected="one layer",
+            fix="capture this layer: `places` of a module, `teacher.store.features` of a store" if not found
+            else "name one of them",
+        )  # fmt: skip
+    return features[found[0]]
 
 
 @final

@@ -57,7 +57,8 @@ class Outputs:
     """What a model answers: logits, and features at the places that were asked for."""
 
     logits: Logits  # (B, C)
-    features: Mapping[str, Tensor] = field(default_factory=dict)
+    features: Mapping[str, Tensor] = field(default_factory=dict)  # layer -> what it put out, (B, …)
+    matched: Mapping[str, Tensor] = field(default_factory=dict)  # of a student: what connectors made of its features
 
 
 @dataclass(frozen=True, slots=True, eq=False)

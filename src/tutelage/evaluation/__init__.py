@@ -3,7 +3,8 @@
 `cost` imports torch; the rest works on numpy arrays and plain numbers.
 """
 
-from tutelage.evaluation.scorecard import Arm, DataFacts, Judged, ModelScore, RunFacts, scorecard
+from tutelage.evaluation.judged import Arm, DataFacts, Judged, ModelScore, RunFacts
+from tutelage.evaluation.scorecard import scorecard
 from tutelage.evaluation.significance import Estimate
 
 __all__ = ["Arm", "DataFacts", "Estimate", "Judged", "ModelScore", "RunFacts", "scorecard"]

@@ -62,6 +62,22 @@ def compare(
     }
 
 
+def compare_pairs(
+    pairs: Mapping[str, str], right: Mapping[str, Mapping[int, Right]], labels: Ints, *, resamples: int
+) -> list[dict[str, Any]]:
+    """Several arms, each against the one that is named beside it; p-values are adjusted by Holm over all of them.
+
+    Args:
+        pairs: arm -> the arm it is held against.
+        right: arm -> seed -> (N,) which test examples were right.
+        labels: (N,).
+        resamples: of the bootstrap over test examples.
+    """
+    return adjust(
+        [compare(name, right[name], other, right[other], labels, resamples=resamples) for name, other in pairs.items()]
+    )
+
+
 def decide(interval: Estimate) -> str:
     """`gain`, `worse`, or `none` where the interval holds 0."""
     assert interval.ci_low is not None

@@ -30,27 +30,38 @@ def _seeds(report: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
 
 def _models(report: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     models = {model["name"]: model for model in report["models"]}
-    teacher, baseline = models["teacher"], models.get(report["baseline"] or "")
-    accuracy = teacher["accuracy_items"]
+    accuracy = models["teacher"]["accuracy_items"]
     if accuracy["ci_low"] <= report["data"]["majority_share"]:
         yield (
             "teacher-near-chance",
             f"The teacher's accuracy, {accuracy['value']:.1%}, is hardly above always naming the commonest class, "
             f"{report['data']['majority_share']:.1%}.",
         )
-    if baseline is None:
-        yield "no-baseline", "No student was trained without the teacher, so nobody can say what distillation added."
-    elif accuracy["value"] < baseline["metrics"]["accuracy"]["value"]:
-        yield (
-            "teacher-weaker",
-            f"The teacher ({accuracy['value']:.1%}) is weaker than the student that never met it "
-            f"({baseline['metrics']['accuracy']['value']:.1%}).",
-        )
+    yield from _baselines(report, accuracy["value"])
     if not any(model["role"] == "distilled" for model in report["models"]):
         yield "no-distilled", "No arm listened to the teacher, so this run distilled nothing."
     ratio = report["summary"]["parameter_ratio"]
     if ratio is not None and ratio <= 1:
         yield "not-smaller", "The student has no fewer parameters than the teacher."
+
+
+def _baselines(report: Mapping[str, Any], teacher: float) -> Iterable[tuple[str, str]]:
+    """Every student should have learned without the teacher as well, and less well than it."""
+    trained = [model for model in report["models"] if model["role"] not in ("teacher", "compressed")]
+    alone = {model["student"]: model for model in trained if model["role"] == "baseline"}
+    missing = [name for name in dict.fromkeys(model["student"] for model in trained) if name not in alone]
+    if not alone:
+        yield "no-baseline", "No student was trained without the teacher, so nobody can say what distillation added."
+    elif missing:
+        yield (
+            "no-baseline",
+            f"Not trained without the teacher, so nobody can say what distillation added to it: {', '.join(missing)}.",
+        )
+    for name, model in alone.items():
+        own = model["metrics"]["accuracy"]["value"]
+        if teacher < own:
+            which = f"the student ‘{name}’" if name else "the student"
+            yield "teacher-weaker", f"The teacher ({teacher:.1%}) is weaker than {which} that never met it ({own:.1%})."
 
 
 def _data(report: Mapping[str, Any]) -> Iterable[tuple[str, str]]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from tutelage.errors import DamagedError, ModelError
 from tutelage.files import write_bytes
+from tutelage.models.formats import pack, unpack
 from tutelage.models.reading import read_tensors
 
 __all__ = ["check_finite", "load_weights", "save_weights", "state_digest", "weights_as_bytes"]
@@ -32,6 +33,8 @@ def load_weights(module: nn.Module, path: Path) -> list[str]:
         DamagedError: the file is not what it claims to be, or holds numbers that are not finite.
     """
     tensors, notices = read_tensors(path)
+    tensors, said = unpack(tensors)
+    notices += said
     expected = {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
     naming = _best_naming(tensors, module, expected)
     notices += naming.notices
@@ -49,9 +52,13 @@ def load_weights(module: nn.Module, path: Path) -> list[str]:
     return notices
 
 
-def save_weights(module: nn.Module, path: Path) -> None:
-    """Write parameters and buffers as safetensors; the same weights give the same bytes."""
-    write_bytes(path, weights_as_bytes(module))
+def save_weights(module: nn.Module, path: Path, *, how: str | None = None) -> None:
+    """Write parameters and buffers as safetensors; the same weights give the same bytes.
+
+    Args:
+        how: a key of `formats.FORMATS`; as they are where it is None.
+    """
+    write_bytes(path, weights_as_bytes(module, how=how))
 
 
 def check_finite(source: Path | str, tensors: Mapping[str, Tensor]) -> None:
@@ -69,8 +76,8 @@ def check_finite(source: Path | str, tensors: Mapping[str, Tensor]) -> None:
         )
 
 
-def weights_as_bytes(module: nn.Module) -> bytes:
-    """The safetensors file of a module."""
+def weights_as_bytes(module: nn.Module, *, how: str | None = None) -> bytes:
+    """The safetensors file of a module, in a format of `formats.FORMATS` if one is named."""
     tensors: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, value in module.state_dict().items():
@@ -78,6 +85,8 @@ def weights_as_bytes(module: nn.Module) -> bytes:
         # The format has no sharing: tied weights are written once for each name.
         tensors[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
         seen.add(tensor.data_ptr())
+    if how is not None:
+        tensors = pack(tensors, how)
     # One entry of metadata only: with more, their order, and so the bytes, would differ from process to process.
     data: bytes = save(tensors, metadata={"format": "pt"})
     return data

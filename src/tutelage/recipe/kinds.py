@@ -74,6 +74,18 @@ def _views(value: object) -> object:
     raise InputError(f"expected auto, none, replay, or a number of recorded views such as 4, got {show(value)}")
 
 
+def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
+    if twice := sorted({value for value in values if values.count(value) > 1}):
+        raise InputError(f"{twice[0]} stands here twice")
+    return values
+
+
+def _pairs(value: object) -> object:
+    """One place for a list of one; a text for a layer that both sides have."""
+    given = value if isinstance(value, (list, tuple)) else [value]
+    return [{"student": one, "teacher": one} if isinstance(one, str) else one for one in given]
+
+
 def auto_or(kinds: Any) -> Any:
     """`auto` stands for a mapping of nothing but defaults; `kinds` is what editors are told."""
     return BeforeValidator(_auto, json_schema_input_type=kinds)
@@ -103,6 +115,15 @@ ArmName = Annotated[
 Device = Annotated[str, Field(pattern=r"^[a-z]+(:[0-9]+)?$"), words("auto, cpu, cuda, cuda:1, mps or the like")]
 Arguments = Annotated[dict[str, Any], AfterValidator(_arguments)]
 
+Compressions = Annotated[
+    tuple[Literal["fp16", "int8"], ...], Field(strict=False), AfterValidator(_distinct), words("a list of fp16, int8")
+]
+Trackers = Annotated[
+    tuple[Literal["tensorboard", "wandb", "mlflow"], ...],
+    Field(strict=False),
+    AfterValidator(_distinct),
+    words("a list of tensorboard, wandb, mlflow"),
+]
 Count = Annotated[int, Field(ge=1)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -121,6 +142,23 @@ Precision = Annotated[
         lambda value: "32" if type(value) is int and value == 32 else value,
         json_schema_input_type=Literal["32", 32, "bf16", "fp16", "auto"],
     ),
+]
+
+
+class PlaceSpec(Section):
+    """A layer of the student beside one of the teacher."""
+
+    student: Text
+    """The student's layer, by path or by a pattern that one layer answers to."""
+    teacher: Text
+    """The teacher's layer, likewise."""
+
+
+Places = Annotated[
+    tuple[PlaceSpec, ...],
+    Field(strict=False),
+    BeforeValidator(_pairs, json_schema_input_type=Text | PlaceSpec | list[Text | PlaceSpec]),
+    words("a layer, or {student: net.stages.1, teacher: net.stages.2}, or a list of these"),
 ]
 
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]

@@ -69,10 +69,12 @@ def check_names(
             found.append(Located(recipe.places.find(keys).order, Problem(what, where, fix=nearest(name, known))))
 
     check("data source", recipe.data.source, sources, ("data", "source"))
-    for role, model in (("teacher", recipe.teacher.model), ("student", recipe.student.model)):
+    named: list[tuple[Keys, str]] = [(("teacher",), recipe.teacher.model)]
+    named += [(("students", name) if name else ("student",), one.model) for name, one in recipe.learners.items()]
+    for keys, model in named:
         # What has a colon, `hf:…` or a function, is looked for where it lives.
         if ":" not in model:
-            check("model", model, models, (role, "model"))
+            check("model", model, models, (*keys, "model"))
     for arm, terms in recipe.arms.items():
         for index, term in enumerate(terms):
             check("loss", term.loss, losses, ("arms", arm, index, "loss"))

@@ -18,11 +18,13 @@ from tutelage.errors import InputError
 from tutelage.recipe.kinds import (
     Arguments,
     ArmName,
+    Compressions,
     Count,
     Device,
     Fraction,
     Identifier,
     NotNegative,
+    Places,
     Positive,
     Precision,
     Probability,
@@ -32,11 +34,12 @@ from tutelage.recipe.kinds import (
     Seed,
     Seeds,
     Text,
+    Trackers,
     auto_or,
     words,
 )
 from tutelage.recipe.moving import ScheduleSpec, Temperature, Weight
-from tutelage.recipe.places import Places
+from tutelage.recipe.places import Places as Lines
 
 SCRATCH = "scratch"
 # Keys whose change does not make another run of it: where to compute and what to measure, not what is trained.
@@ -47,6 +50,7 @@ RESUMABLE = frozenset(
         "teacher.train.checkpoint_seconds",
         "report.bootstrap",
         "report.latency",
+        "report.trackers",
     }
 )
 
@@ -241,6 +245,10 @@ class TermSpec(Section):
     """What reports call it; the loss's name by default."""
     options: Arguments = Field(default_factory=dict)
     """Further arguments of the loss."""
+    at: Places = ()
+    """For losses that read features: the layers, such as {student: net.stages.1, teacher: net.stages.2}."""
+    connector: Literal["auto", "none", "linear", "mlp", "block"] = "auto"
+    """What brings the student's features into the teacher's shape; auto is linear where widths differ, else none."""
 
     @field_validator("weight", "temperature")
     @classmethod
@@ -277,14 +285,16 @@ def _default_arms() -> dict[str, tuple[TermSpec, ...]]:
 class Report(Section):
     """What is measured at the end."""
 
-    bootstrap: Annotated[int, Field(ge=100, le=1_000_000)] = 2000
+    bootstrap: Annotated[int, Field(ge=100, le=1_000_000)] = 10_000
     """Resamples behind every interval."""
     latency: bool = True
     """Whether to time the models."""
+    trackers: Trackers = ()
+    """Where else to write curves and results: tensorboard, wandb (offline), mlflow; each needs its extra."""
 
 
 class Recipe(Section):
-    """A whole comparison: one student, trained side by side with and without its teacher."""
+    """A whole comparison: a student, or several, trained side by side with and without their teacher."""
 
     name: RunName
     """What the run is called."""
@@ -292,7 +302,13 @@ class Recipe(Section):
     """One cohort is trained for each; null draws one by chance."""
     data: Data
     teacher: Teacher
-    student: Student
+    students: dict[ArmName, Student] = Field(
+        default_factory=dict,
+        json_schema_extra={"expected_keys": "at most 40 of a-z, 0-9, `_` and `-`, the first not `-`"},
+    )
+    """Several students by name, in place of `student`: every one is trained by every arm, as `<student>.<arm>`."""
+    student: Annotated[Student | None, Field(validate_default=True)] = None
+    """The student, where there is one."""
     arms: dict[ArmName, Terms] = Field(
         default_factory=_default_arms,
         min_length=1,
@@ -301,6 +317,8 @@ class Recipe(Section):
     """What is compared, by name; `scratch`, the student without a teacher, is added where it is missing."""
     train: Train
     """How every arm of the student is trained."""
+    compress: Compressions = ()
+    """Formats in which every student's weights are also written and judged: fp16 halves the file, int8 quarters it."""
     device: Device = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     threads: Annotated[int, Field(ge=1, le=256)] | None = None
@@ -308,7 +326,7 @@ class Recipe(Section):
     report: Report = Report()
     """What to measure for the report."""
 
-    _places: Places = PrivateAttr(default_factory=Places)
+    _places: Lines = PrivateAttr(default_factory=Lines)
 
     @field_validator("arms")
     @classmethod
@@ -317,12 +335,29 @@ class Recipe(Section):
         scratch = arms.get(SCRATCH) or (TermSpec(loss="cross_entropy"),)
         return {SCRATCH: scratch, **{name: terms for name, terms in arms.items() if name != SCRATCH}}
 
+    @field_validator("student")
+    @classmethod
+    def _somebody_learns(cls, student: Student | None, info: ValidationInfo) -> Student | None:
+        if "students" in info.data and (student is None) == (not info.data["students"]):
+            if student is not None:
+                raise InputError("`students` is there as well", fix="keep one of them")
+            raise InputError(
+                "expected a mapping with `model`, got nothing",
+                fix="fill it in, or name several under `students:`; `tutelage models` lists what there is",
+            )
+        return student
+
     @property
-    def places(self) -> Places:
+    def learners(self) -> dict[str, Student]:
+        """The students by name; one alone is called by no name."""
+        return {"": self.student} if self.student is not None else dict(self.students)
+
+    @property
+    def places(self) -> Lines:
         """Where each value was written, for messages about what only other rooms can check."""
         return self._places
 
-    def placed(self, places: Places) -> Self:
+    def placed(self, places: Lines) -> Self:
         """The same recipe, knowing where its values were written."""
         self._places = places
         return self

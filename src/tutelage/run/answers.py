@@ -39,7 +39,7 @@ def capture_of(job: Job, shop: Workshop, teacher: Teacher) -> Capture:
             return teacher.answer(move(batch, device.device))
 
     name = {torch.float32: "32", torch.bfloat16: "bf16", torch.float16: "fp16"}[kind]
-    return Capture(ask, teacher.fingerprint(), job.store.codec, name, device.device.type, job.store.features)
+    return Capture(ask, teacher.fingerprint(), job.store.codec, name, device.device.type, job.teacher_places)
 
 
 def build_answers(

@@ -150,7 +150,7 @@ def estimate_store(
         assert isinstance(outputs.logits, Tensor)
         with torch.random.fork_rng():
             torch.manual_seed(job.seeds[0])
-            student = job.student().eval()
+            student = next(iter(job.students.values())).build().eval()
         with torch.no_grad():
             start = student(batch.inputs["x"])[: len(ids)].float()
         live = Outputs(outputs.logits[: len(ids)].float().cpu())
@@ -204,8 +204,8 @@ def _gradient(start: Tensor, answer: Outputs, temperature: float) -> Tensor:
 
 def _read_at(job: Job) -> float:
     """The temperature at which the first term reads the teacher."""
-    for objective in job.arms.values():
-        for term in objective.terms:
+    for arm in job.arms.values():
+        for term in arm.objective.terms:
             if term.reads_teacher and term.temperatures is not None:
                 return term.temperatures[0]
     return 1.0
@@ -219,7 +219,7 @@ def _job(recipe: Recipe, store: Path | str | None, trust: bool) -> Job:
     plan = store_plan(
         Store(),
         job.views,
-        job.arms,
+        {name: arm.objective for name, arm in job.arms.items()},
         classes=len(job.splits.train.classes),
         seeds=job.seeds,
         train=job.train,

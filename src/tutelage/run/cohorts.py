@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from tutelage.connectors import Listening, connect
 from tutelage.data import Batches, Examples, plain_batches
 from tutelage.distiller import Distiller
 from tutelage.errors import InputError, TrainingError
@@ -18,7 +19,7 @@ from tutelage.files import write_bytes
 from tutelage.objective import Objective
 from tutelage.recipe import Train
 from tutelage.run.folder import RunFolder
-from tutelage.run.job import Job
+from tutelage.run.job import ArmPlan, Job
 from tutelage.teachers import Teacher
 from tutelage.training import (
     Arm,
@@ -36,10 +37,11 @@ from tutelage.training import (
     pays_channels_last,
     suits_channels_last,
 )
+from tutelage.training.device import move
 from tutelage.training.optim import LearningRate
-from tutelage.types import Batch
+from tutelage.types import Batch, Outputs
 
-__all__ = ["Workshop", "check_learning", "make_arm", "torch_settings", "train_cohort"]
+__all__ = ["Shapes", "Workshop", "check_learning", "make_arm", "torch_settings", "train_cohort"]
 
 _PLAIN_BATCH = 512
 
@@ -80,11 +82,11 @@ def train_cohort(
     seed: int,
     train: Train,
     teacher: Teacher | None,
-    arms: Mapping[str, Objective],
-    build: Callable[[], nn.Module],
+    arms: Mapping[str, ArmPlan],
+    builds: Mapping[str, Callable[[], nn.Module]],
     recorded: int = 0,
 ) -> dict[str, Arm]:
-    """Train arms that start from the same weights and see the same batches, from wherever they stand on disk.
+    """Train arms that see the same batches, from wherever they stand on disk; one student's start from one weight.
 
     With `recorded`, every epoch's views are one of that many recorded ones.
 
@@ -92,13 +94,22 @@ def train_cohort(
         TrainingError: a number is not finite (its batch is kept in debug/), or the teacher has changed.
         Interrupted: a signal came; the cohort is saved.
     """
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        initial = build()
     batches = Batches(job.splits.train, batch_size=train.batch_size, views=job.views, seed=seed, recorded=recorded)
-    example = next(batches.epoch(0)).inputs["x"].to(shop.device.device)
-    last = shop.channels_last(initial.to(shop.device.device), example, train, learns=True)
-    made = [make_arm(n, o, copy.deepcopy(initial), teacher, train, shop.device, last) for n, o in arms.items()]
+    example = move(next(batches.epoch(0)), shop.device.device)
+    answer = _answer_with_features(teacher, example, arms)
+    initial: dict[str, tuple[nn.Module, bool]] = {}
+    for student in dict.fromkeys(plan.student for plan in arms.values()):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            module = builds[student]().to(shop.device.device)
+        initial[student] = module, shop.channels_last(module, example.inputs["x"], train, learns=True)
+    made: list[Arm] = []
+    for arm_name, plan in arms.items():
+        module, last = initial[plan.student]
+        shapes = Shapes(example.inputs["x"], answer, seed)
+        made.append(
+            make_arm(arm_name, plan.objective, copy.deepcopy(module), teacher, train, shop.device, last, shapes=shapes)
+        )
     cohort = Cohort(name, seed, made, teacher)
     checkpoints = Checkpoints(
         shop.folder.path / "checkpoints" / name,
@@ -134,6 +145,12 @@ def train_cohort(
             fix="look for code that trains it, or that updates its buffers",
         )
     return {arm.name: arm for arm in made}
+
+
+def _answer_with_features(teacher: Teacher | None, example: Batch, arms: Mapping[str, ArmPlan]) -> Outputs | None:
+    """What the teacher says of the first batch, where a connector has to know its shapes."""
+    matches = any(term.matches for plan in arms.values() for term in plan.objective.terms)
+    return teacher.answer(example) if matches and teacher is not None else None
 
 
 @contextlib.contextmanager
@@ -172,6 +189,15 @@ def _learning(train: Train, student: nn.Module) -> tuple[torch.optim.Optimizer, 
     return optimizer, rate
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Shapes:
+    """What connectors are built from: a real batch, what the teacher says of it, and where their weights start."""
+
+    inputs: Tensor
+    answer: Outputs | None
+    seed: int
+
+
 def make_arm(
     name: str,
     objective: Objective,
@@ -180,14 +206,21 @@ def make_arm(
     train: Train,
     device: Device,
     last: bool,
+    *,
+    shapes: Shapes,
 ) -> Arm:
+    """A student with everything it learns by; connectors of all arms start from the same random numbers."""
     student.to(device.device)
-    optimizer, rate = _learning(train, student)
+    with torch.random.fork_rng():
+        torch.manual_seed(shapes.seed)
+        learner = connect(student, objective, shapes.inputs, shapes.answer)
+    optimizer, rate = _learning(train, learner)
     stop = Stop(metric=train.stop.metric, patience=train.stop.patience, target=train.stop.target)
     if last:
-        student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    distiller = Distiller(device.prepare(student, optimizer), teacher, objective)
-    return Arm(name, distiller, optimizer, rate, student=student, clip=train.clip, stop=stop)
+        learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    distiller = Distiller(device.prepare(learner, optimizer), teacher, objective)
+    extras = learner.connectors if isinstance(learner, Listening) else None
+    return Arm(name, distiller, optimizer, rate, student=student, extras=extras, clip=train.clip, stop=stop)
 
 
 def _keep_evidence(cohort: Cohort, batches: Batches, folder: RunFolder) -> None:

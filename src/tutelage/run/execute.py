@@ -28,6 +28,7 @@ from tutelage.run.job import Job, job_of_recipe
 from tutelage.run.judge import describe, judge
 from tutelage.run.students import save_student, student_file
 from tutelage.run.teacher import TeacherInHand, obtain_teacher
+from tutelage.taps import Taps
 from tutelage.training import Device, StopSignals, make_device
 
 __all__ = ["Run", "execute", "facts_of", "read_report", "run_recipe"]
@@ -139,10 +140,10 @@ def _under_way(job: Job, folder: RunFolder, device: Device, *, quiet: bool, comm
 
 def _run(job: Job, shop: Workshop, started: float, command: str) -> Run:
     folder = shop.folder
-    student = _build_early(job)
+    students = _build_early(job)
     teacher = obtain_teacher(job, shop)
     _same_teacher(folder, teacher)
-    _introduce(job, shop, teacher, student)
+    _introduce(job, shop, teacher, students)
     answers, recorded = answering(job, shop, teacher.teacher)
     for number, seed in enumerate(job.seeds, 1):
         files = {name: student_file(folder.path, name, seed) for name in job.arms}
@@ -151,11 +152,11 @@ def _run(job: Job, shop: Workshop, started: float, command: str) -> Run:
             continue
         arms = train_cohort(
             job, shop, name=f"seed-{seed}", seed=seed, train=job.train, teacher=answers, arms=job.arms,
-            build=job.student, recorded=recorded,
+            builds={name: plan.build for name, plan in job.students.items()}, recorded=recorded,
         )  # fmt: skip
         if shop.device.rank == 0:
             for name, arm in arms.items():
-                save_student(files[name], arm, job.student_config)
+                save_student(files[name], arm, job.students[job.arms[name].student].config, job.compress)
         folder.tell(f"seed {seed} done ({number} of {len(job.seeds)})")
         shop.signals.check()
     shop.device.barrier()
@@ -165,7 +166,7 @@ def _run(job: Job, shop: Workshop, started: float, command: str) -> Run:
     seconds = folder.manifest["wall_seconds"] + time.monotonic() - started
     report = judge(job, shop, teacher, wall_seconds=seconds, command=command)
     folder.manifest["artifacts"] = {
-        str(student_file(Path(), model["name"], run["seed"])): run["sha256"]
+        str(student_file(Path(), model["of"] or model["name"], run["seed"], model["compression"])): run["sha256"]
         for model in report["models"] if model["role"] != "teacher" for run in model["runs"]
     }  # fmt: skip
     folder.seal()
@@ -189,14 +190,17 @@ def read_report(path: Path) -> dict[str, Any]:
     return report
 
 
-def _build_early(job: Job) -> nn.Module:
+def _build_early(job: Job) -> dict[str, nn.Module]:
     """Build what can be built before the teacher costs anything: most mistakes in a recipe come out here."""
     with torch.random.fork_rng():
-        student = job.student()
-        check_learning(job.train, student)
+        students = {name: plan.build() for name, plan in job.students.items()}
+        for student in students.values():
+            check_learning(job.train, student)
+        for arm in job.arms.values():
+            Taps(students[arm.student], arm.objective.student_places).close()
         if job.teacher.build is not None and job.teacher.train is not None:
             check_learning(job.teacher.train, job.teacher.build())
-    return student
+    return students
 
 
 def _same_teacher(folder: RunFolder, teacher: TeacherInHand) -> None:
@@ -213,15 +217,16 @@ def _same_teacher(folder: RunFolder, teacher: TeacherInHand) -> None:
     folder.save()
 
 
-def _introduce(job: Job, shop: Workshop, teacher: TeacherInHand, student: nn.Module) -> None:
+def _introduce(job: Job, shop: Workshop, teacher: TeacherInHand, students: Mapping[str, nn.Module]) -> None:
     """Say what is about to happen, with sizes."""
-    for model in (teacher.module, student):
+    for model in (teacher.module, *students.values()):
         for notice in getattr(model, "notices", ()):
             shop.folder.tell(notice)
     size = f"{parameters(teacher.module):,} parameters" if teacher.module is not None else "no module"
-    shop.folder.tell(f"teacher {size}, student {parameters(student):,} parameters")
-    for name, objective in job.arms.items():
-        shop.folder.tell(f"arm {name}: {describe(objective)}")
+    sizes = [f"student {name} {parameters(one):,}".replace("  ", " ") for name, one in students.items()]
+    shop.folder.tell(f"teacher {size}, {', '.join(sizes)} parameters")
+    for method, objective in {arm.method: arm.objective for arm in job.arms.values()}.items():
+        shop.folder.tell(f"arm {method}: {describe(objective)}")
 
 
 def facts_of(job: Job) -> dict[str, Any]:

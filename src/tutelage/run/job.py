@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -14,12 +14,22 @@ from tutelage.data import SOURCES, Examples, Splits, Views, as_model_input, load
 from tutelage.errors import InputError, Problem, RecipeError
 from tutelage.models import NETS, ModelSpec, build
 from tutelage.objective import Objective, Term
-from tutelage.recipe import Recipe, ScheduleSpec, TermSpec, Train, check_names, dump
+from tutelage.recipe import Recipe, ScheduleSpec, Student, TermSpec, Train, check_names, dump
 from tutelage.run.storeplan import StorePlan, store_plan
 from tutelage.schedules import Schedule
 from tutelage.teachers import Teacher
 
-__all__ = ["Job", "TeacherPlan", "job_of_recipe", "objective_of", "statistics"]
+__all__ = [
+    "ArmPlan",
+    "Job",
+    "StudentPlan",
+    "TeacherPlan",
+    "arms_of",
+    "facts_of_data",
+    "job_of_recipe",
+    "objective_of",
+    "statistics",
+]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,6 +46,23 @@ class TeacherPlan:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class StudentPlan:
+    """How a student is built, and the facts by which its file is built again."""
+
+    build: Callable[[], nn.Module]  # called with torch's generator seeded
+    config: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ArmPlan:
+    """One student by one method: what a run trains for every seed."""
+
+    student: str  # its name, "" where there is one
+    method: str
+    objective: Objective
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Job:
     """All that a run needs, without a question left open."""
 
@@ -45,15 +72,22 @@ class Job:
     splits: Splits
     views: Views
     teacher: TeacherPlan
-    student: Callable[[], nn.Module]  # called with torch's generator seeded
-    student_config: Mapping[str, object]
-    arms: Mapping[str, Objective]
+    students: Mapping[str, StudentPlan]
+    arms: Mapping[str, ArmPlan]  # the same seed's arms share batches, views and one teacher pass
     train: Train
     device: str = "auto"
     threads: int | None = None
-    resamples: int = 2000
+    compress: tuple[str, ...] = ()
+    resamples: int = 10_000
     latency: bool = True
+    trackers: tuple[str, ...] = ()
     store: StorePlan | None = None  # None: the teacher answers anew at every step
+
+    @property
+    def teacher_places(self) -> tuple[str, ...]:
+        """The teacher's layers whose outputs are asked for, by arms or by the store."""
+        wanted = [place for arm in self.arms.values() for place in arm.objective.teacher_places]
+        return tuple(dict.fromkeys([*wanted, *(self.store.features if self.store is not None else ())]))
 
 
 def job_of_recipe(recipe: Recipe, *, trust: bool, store: Path | str | None = None) -> Job:
@@ -72,8 +106,8 @@ def job_of_recipe(recipe: Recipe, *, trust: bool, store: Path | str | None = Non
     if problems:
         raise RecipeError(problems)
     views = Views(**recipe.data.views.model_dump())
-    arms = {name: objective_of(terms, f"arms.{name}") for name, terms in recipe.arms.items()}
-    _check_labels(arms, views)
+    methods = {name: objective_of(terms, f"arms.{name}") for name, terms in recipe.arms.items()}
+    _check_labels(methods, views)
     source = recipe.data
     splits = load(
         source.source,
@@ -94,7 +128,11 @@ def job_of_recipe(recipe: Recipe, *, trust: bool, store: Path | str | None = Non
         shape = splits.train.shape
         return lambda: build(spec, input_shape=shape, classes=classes, mean=mean, std=std, trust=trust, role=role)
 
-    student = ModelSpec(recipe.student.model, recipe.student.args, None)
+    def learner(name: str, spec: Student) -> StudentPlan:
+        role = f"student {name}" if name else "student"
+        facts = {"model": spec.model, "args": dict(spec.args)}
+        return StudentPlan(builder(ModelSpec(spec.model, spec.args, None), role), facts | facts_of_data(splits))
+
     teacher = ModelSpec(recipe.teacher.model, recipe.teacher.args, None)
     plan = TeacherPlan(
         build=builder(teacher, "teacher"),
@@ -110,25 +148,35 @@ def job_of_recipe(recipe: Recipe, *, trust: bool, store: Path | str | None = Non
         splits=splits,
         views=views,
         teacher=plan,
-        student=builder(student, "student"),
-        student_config={
-            "model": recipe.student.model,
-            "args": dict(recipe.student.args),
-            "input_shape": list(splits.train.shape),
-            "classes": list(splits.train.classes),
-            "mean": mean,
-            "std": std,
-        },
-        arms=arms,
+        students={name: learner(name, spec) for name, spec in recipe.learners.items()},
+        arms=arms_of(recipe.learners, methods),
         train=recipe.train,
         device=recipe.device,
         threads=recipe.threads,
+        compress=recipe.compress,
         resamples=recipe.report.bootstrap,
         latency=recipe.report.latency,
+        trackers=recipe.report.trackers,
         store=None if recipe.teacher.store is None else store_plan(
-            recipe.teacher.store, views, arms, classes=classes, seeds=recipe.seeds, train=recipe.train, root=store
+            recipe.teacher.store, views, methods, classes=classes, seeds=recipe.seeds, train=recipe.train, root=store
         ),
     )  # fmt: skip
+
+
+def arms_of(students: Iterable[str], methods: Mapping[str, Objective]) -> dict[str, ArmPlan]:
+    """Every student by every method: `distilled` where there is one student, `small.distilled` where there are more."""
+    return {
+        f"{student}.{method}" if student else method: ArmPlan(student, method, objective)
+        for student in students
+        for method, objective in methods.items()
+    }
+
+
+def facts_of_data(splits: Splits) -> dict[str, object]:
+    """What of the data a student's file must remember to be built again."""
+    mean, std = statistics(splits.train)
+    shape, classes = list(splits.train.shape), list(splits.train.classes)
+    return {"input_shape": shape, "classes": classes, "mean": mean, "std": std}
 
 
 def objective_of(terms: Sequence[TermSpec], where: str) -> Objective:
@@ -148,6 +196,8 @@ def objective_of(terms: Sequence[TermSpec], where: str) -> Objective:
                     temperature=None if term.temperature is None else _moving(term.temperature),
                     name=term.name,
                     options=dict(term.options),
+                    at=[(place.student, place.teacher) for place in term.at],
+                    connector=term.connector,
                 )
             )
         except InputError as error:

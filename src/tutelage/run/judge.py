@@ -13,15 +13,15 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from tutelage import evaluation
-from tutelage.data import Examples, leaks
-from tutelage.evaluation.cost import Latency, latency, parameters
+from tutelage.data import Examples, Splits, leaks
+from tutelage.evaluation.cost import Latency, latency, multiply_adds, parameters
 from tutelage.evaluation.predict import ask, predict
 from tutelage.files import sha256, write_bytes
 from tutelage.models import load_weights
 from tutelage.objective import Objective, title_of
 from tutelage.report import write_report
 from tutelage.run.cohorts import Workshop
-from tutelage.run.job import Job
+from tutelage.run.job import ArmPlan, Job
 from tutelage.run.pictures import forgotten_pictures
 from tutelage.run.students import read_facts, student_file
 from tutelage.run.teacher import TeacherInHand
@@ -31,6 +31,7 @@ from tutelage.types import Batch
 __all__ = ["describe", "judge"]
 
 _TIMED = 256
+_TRAIN_SAMPLE = 10_000
 
 
 def judge(job: Job, shop: Workshop, teacher: TeacherInHand, *, wall_seconds: float, command: str) -> dict[str, Any]:
@@ -46,15 +47,16 @@ def judge(job: Job, shop: Workshop, teacher: TeacherInHand, *, wall_seconds: flo
     judged = _judge_teacher(job, shop, teacher)
     arms: list[evaluation.Arm] = []
     timed: dict[str, nn.Module] = {}
-    for name, objective in job.arms.items():
-        students = []
-        for seed in job.seeds:
-            shop.signals.check()
-            one, student = _judge_student(job, shop, name, seed)
-            students.append(one)
-            timed.setdefault(name, student)
-        distilled = objective.needs_teacher
-        arms.append(evaluation.Arm(name, students, distilled, describe(objective)))
+    for name, plan in job.arms.items():
+        for how in ("", *job.compress):
+            students = []
+            for seed in job.seeds:
+                shop.signals.check()
+                one, student = _judge_student(job, shop, name, seed, how)
+                students.append(one)
+                if not how:  # a format changes the file, not the arithmetic: it is as fast
+                    timed.setdefault(name, student)
+            arms.append(_arm(name, plan, how, students))
     times: Mapping[str, Sequence[Latency]] = {}
     if job.latency:
         models = {"teacher": module, **timed} if module is not None else timed
@@ -81,6 +83,7 @@ def judge(job: Job, shop: Workshop, teacher: TeacherInHand, *, wall_seconds: flo
         latency=times,
         teacher_val_accuracy=teacher.val_accuracy,
         val_labels=job.splits.val.targets.numpy(),
+        train_labels=train_sample(job.splits).targets.numpy(),
         resamples=job.resamples,
     )
     headline = report["headline"]
@@ -90,57 +93,85 @@ def judge(job: Job, shop: Workshop, teacher: TeacherInHand, *, wall_seconds: flo
     return report
 
 
+def _arm(name: str, plan: ArmPlan, how: str, students: Sequence[evaluation.Judged]) -> evaluation.Arm:
+    """One arm as it was trained, or as one of its formats left it."""
+    words = describe(plan.objective)
+    return evaluation.Arm(
+        f"{name}.{how}" if how else name, students, plan.objective.needs_teacher, f"{words}; {how}" if how else words,
+        student=plan.student, method=plan.method, of=name if how else "", compression=how,
+    )  # fmt: skip
+
+
 def _judge_teacher(job: Job, shop: Workshop, teacher: TeacherInHand) -> evaluation.Judged:
     """What the teacher answers, and what it is."""
-    logits, val_logits = _answers_of(job, shop, "teacher", lambda part: ask(teacher.teacher, part, shop.device.device))
+    answers = _answers_of(job, shop, "teacher", lambda part: ask(teacher.teacher, part, shop.device.device))
     return evaluation.Judged(
-        logits=logits,
+        logits=answers["test"],
         parameters=parameters(teacher.module) if teacher.module is not None else 0,
         file_bytes=teacher.file.stat().st_size if teacher.file else 0,
         sha256=sha256(teacher.file) if teacher.file else "",
         curve=teacher.curve,
-        val_logits=val_logits,
+        val_logits=answers["val"],
+        train_logits=answers["train"],
+        multiply_adds=0 if teacher.module is None else _multiply_adds(job, shop, teacher.module),
     )
 
 
-def _judge_student(job: Job, shop: Workshop, name: str, seed: int) -> tuple[evaluation.Judged, nn.Module]:
+def _judge_student(job: Job, shop: Workshop, name: str, seed: int, how: str) -> tuple[evaluation.Judged, nn.Module]:
     """What one student answers, and the student."""
-    path = student_file(shop.folder.path, name, seed)
+    path = student_file(shop.folder.path, name, seed, how)
     facts = read_facts(path)
     # Built anew and loaded: what is judged is the file, not what happens to be in memory.
     with torch.random.fork_rng():
-        student = job.student()
+        student = job.students[job.arms[name].student].build()
     load_weights(student, path)
     student.to(shop.device.device).eval()
-    logits, val_logits = _answers_of(
-        job, shop, f"{name}-seed-{seed}", lambda part: predict(student, part, shop.device.device)
-    )
+    kept = f"{name}.{how}-seed-{seed}" if how else f"{name}-seed-{seed}"
+    answers = _answers_of(job, shop, kept, lambda part: predict(student, part, shop.device.device))
     judged = evaluation.Judged(
-        logits=logits,
+        logits=answers["test"],
         parameters=parameters(student),
         file_bytes=path.stat().st_size,
         sha256=facts["sha256"],
         seed=seed,
         curve=facts["curve"],
         kept_epoch=facts["kept_epoch"],
-        val_logits=val_logits,
+        val_logits=answers["val"],
+        train_logits=answers["train"],
+        multiply_adds=_multiply_adds(job, shop, student),
     )
     return judged, student
 
 
 def _answers_of(
     job: Job, shop: Workshop, name: str, answer: Callable[[Iterable[Batch]], Tensor]
-) -> tuple[ArrayLike, ArrayLike]:
-    """A model's logits on the test and on the validation part, kept as `<name>.npz` and `<name>-val.npz`.
+) -> dict[str, ArrayLike]:
+    """A model's logits by part, kept as `<name>.npz`, `<name>-val.npz` and `<name>-train.npz`.
 
-    The validation part is only there to fit a temperature, which must not be fitted on the part that judges it.
+    The validation part is there to fit a temperature, which must not be fitted on the part that judges it; a fixed
+    sample of the training part, to tell whether a student agrees with its teacher only where it was shown how.
     """
-    home, found = shop.folder.path / "eval", []
-    for file, part in ((f"{name}.npz", job.splits.test), (f"{name}-val.npz", job.splits.val)):
+    found: dict[str, ArrayLike] = {}
+    for key, part in (("test", job.splits.test), ("val", job.splits.val), ("train", train_sample(job.splits))):
         logits = answer(shop.plain(part))
-        _keep_answers(home / file, part, logits)
-        found.append(logits.numpy())
-    return found[0], found[1]
+        ending = "" if key == "test" else f"-{key}"
+        _keep_answers(shop.folder.path / "eval" / f"{name}{ending}.npz", part, logits)
+        found[key] = logits.numpy()
+    return found
+
+
+def train_sample(splits: Splits) -> Examples:
+    """The first training examples in the order of their ids, which are hashes: a sample, and always the same one."""
+    return splits.train.take(torch.arange(min(_TRAIN_SAMPLE, len(splits.train))))
+
+
+def _multiply_adds(job: Job, shop: Workshop, module: nn.Module) -> int:
+    """Of one example; 0 where the counter meets an operation that it cannot follow."""
+    example = next(iter(shop.plain(job.splits.test))).inputs["x"][:1].to(next(module.parameters()).device)
+    try:
+        return multiply_adds(module, example)
+    except (RuntimeError, NotImplementedError):
+        return 0
 
 
 def describe(objective: Objective) -> str:
@@ -183,9 +214,9 @@ def _answers(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _snippet(job: Job) -> str:
     """How to load the headline's first student, from the folder of the run, wherever that was moved to."""
-    headline = next((name for name, o in job.arms.items() if o.needs_teacher), next(iter(job.arms)))
+    headline = next((name for name, arm in job.arms.items() if arm.objective.needs_teacher), next(iter(job.arms)))
     path = student_file(Path(), headline, job.seeds[0])
-    if job.student_config.get("model") is None:
+    if job.students[job.arms[headline].student].config.get("model") is None:
         return (
             "from safetensors.torch import load_file\n\n"
             "student = ...  # built by your own code\n"

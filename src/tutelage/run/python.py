@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from tutelage.models import ModelSpec, build, state_digest
 from tutelage.objective import Loss, Objective, Term
 from tutelage.recipe import RESUMABLE, Train, store_settings, train_settings
 from tutelage.run.execute import Run, execute
-from tutelage.run.job import Job, TeacherPlan, statistics
+from tutelage.run.job import Job, StudentPlan, TeacherPlan, arms_of, facts_of_data, statistics
 from tutelage.run.judge import describe
 from tutelage.run.storeplan import store_plan
 from tutelage.teachers import ModuleTeacher, Teacher, as_teacher
@@ -31,7 +32,7 @@ Model = str | Mapping[str, Any] | nn.Module | Callable[[], nn.Module]
 
 def distill(
     teacher: Teacher | nn.Module | str | Mapping[str, Any],
-    student: Model,
+    student: Model | Mapping[str, Model],
     data: Data,
     *,
     out: Path | str,
@@ -41,6 +42,7 @@ def distill(
     views: Views | None = None,
     teacher_epochs: int | None = None,
     store: str | Mapping[str, Any] | None = None,
+    compress: Sequence[str] = (),
     device: str = "auto",
     overwrite: bool = False,
     quiet: bool = False,
@@ -52,7 +54,7 @@ def distill(
         teacher: a trained torch module, anything that answers, or the name of a model to train first ("cnn", or
             {"model": "cnn", "args": {"width": 64}}).
         student: a module (every arm and seed starts from its weights), a function that builds one (called anew for
-            every seed), or the name of a model.
+            every seed), or the name of a model; or several of these by name, as {"small": …, "tiny": …}.
         data: splits, the name of a source ("digits"), or (inputs, labels) to be split.
         out: the run's folder. The same call again continues a run that was stopped.
         objective: terms of the arm "distilled"; by default 0.9 · soft_target at T = 4 and 0.1 · cross_entropy.
@@ -62,6 +64,7 @@ def distill(
         teacher_epochs: how long to train a teacher that was given by name; as long as the student by default.
         store: "auto", or keys of a recipe's `teacher.store` such as {"views": 4, "codec": "fp16"}: ask the teacher once
             and keep its answers on disk.
+        compress: formats in which every student's weights are also written and judged: "fp16", "int8".
         device: auto, cpu, cuda, cuda:N or mps.
         overwrite: remove what an earlier run left in `out`.
         quiet: no progress.
@@ -85,14 +88,15 @@ def distill(
     chosen: dict[str, Objective] = {"scratch": Objective([losses.cross_entropy])}
     chosen["distilled"] = Objective(objective or default)
     chosen |= {name: Objective(terms) for name, terms in (arms or {}).items()}
-    plan = _teacher(teacher, builder, settings, teacher_epochs)
-    make, described, config = _student(student, builder)
-    if config:
-        config |= {
-            "input_shape": list(splits.train.shape), "classes": list(splits.train.classes), "mean": mean, "std": std,
-        }  # fmt: skip
+    places = [place for objective in chosen.values() for place in objective.teacher_places]
+    plan = _teacher(teacher, builder, settings, teacher_epochs, list(dict.fromkeys(places)))
+    plans: dict[str, StudentPlan] = {}
+    descriptions: dict[str, str] = {}
+    for name, one in _students(student).items():
+        make, descriptions[name], config = _student(one, builder)
+        plans[name] = StudentPlan(make, config | facts_of_data(splits) if config else {})
     record = {
-        "student": described,
+        "student": descriptions.get("") or descriptions,
         "teacher": plan.describes,
         "data": splits.fingerprint,
         "views": str(views or Views()),
@@ -110,7 +114,8 @@ def distill(
     text = "".join(f"# {line}\n" for line in _lines(record))
     job = Job(
         name="python", config=text, seeds=tuple(seeds), splits=splits, views=views or Views(), teacher=plan,
-        student=make, student_config=config, arms=chosen, train=settings, device=device, store=kept,
+        students=plans, arms=arms_of(plans, chosen), train=settings, device=device, compress=tuple(compress),
+        store=kept,
     )  # fmt: skip
 
     def differences(before: str) -> list[str]:
@@ -164,14 +169,27 @@ def _teacher(
     builder: Callable[[ModelSpec], Callable[[], nn.Module]],
     settings: Train,
     epochs: int | None,
+    places: Sequence[str],
 ) -> TeacherPlan:
     if isinstance(teacher, (str, Mapping)):
         spec = _spec(teacher, "teacher")
         longer = settings if epochs is None else settings.model_copy(update={"epochs": epochs})
         return TeacherPlan(build=builder(spec), train=longer, describes=f"{spec.name} {dict(spec.args)}")
-    given = as_teacher(teacher)
+    given = as_teacher(teacher, places)
     module = given.module if isinstance(given, ModuleTeacher) else None
     return TeacherPlan(given=given, module=module, describes=given.fingerprint())
+
+
+def _students(student: Model | Mapping[str, Model]) -> dict[str, Model]:
+    """Students by name; one alone has none. A description of a model is a mapping as well, with the key `model`."""
+    if isinstance(student, Mapping) and "model" not in student:
+        for name in student:
+            if re.fullmatch(r"[a-z0-9_][a-z0-9_-]{0,39}", str(name)) is None:
+                raise InputError(f"{name!r} cannot name a student", expected="at most 40 of a-z, 0-9, `_` and `-`")
+        if not student:
+            raise InputError("nobody learns", expected="a student, or several by name")
+        return dict(student)
+    return {"": student}
 
 
 def _student(

@@ -91,9 +91,10 @@ def _check_codec(codec: Codec, arms: Mapping[str, Objective], classes: int) -> N
     answer = Outputs(codec.decode(codec.encode(logits, ids, 0), classes))
     batch = Batch(ids, {}, torch.zeros(2, dtype=torch.int64))
     for name, objective in arms.items():
-        if objective.needs_teacher:
+        on_logits = [term for term in objective.terms if term.reads_teacher and not term.places]
+        if on_logits:
             try:
-                objective(Outputs(logits.clone()), answer, batch)
+                Objective(on_logits)(Outputs(logits.clone()), answer, batch)
             except InputError as error:
                 raise InputError(
                     f"arm `{name}` cannot read answers stored as {codec.name}: {error.problem.what}",

@@ -19,7 +19,7 @@ from tutelage.losses import cross_entropy
 from tutelage.models import load_weights, save_weights
 from tutelage.objective import Objective
 from tutelage.run.cohorts import Workshop, train_cohort
-from tutelage.run.job import Job
+from tutelage.run.job import ArmPlan, Job
 from tutelage.taps import Taps
 from tutelage.teachers import ModuleTeacher, Teacher
 from tutelage.training import make_device
@@ -56,8 +56,7 @@ def obtain_teacher(job: Job, shop: Workshop) -> TeacherInHand:
         with torch.random.fork_rng():
             torch.manual_seed(plan.seed)
             module = plan.build()
-        if job.store is not None:
-            Taps(module, job.store.features).close()  # a mistyped layer is told before the teacher is trained
+        Taps(module, job.teacher_places).close()  # a mistyped layer is told before the teacher is trained
         if plan.weights is not None:
             for notice in load_weights(module, plan.weights):
                 shop.folder.tell(f"teacher: {notice}")
@@ -96,9 +95,9 @@ def _as_fast_teacher(job: Job, module: nn.Module, shop: Workshop) -> Teacher:
     batch = next(iter(shop.plain(job.splits.val)))
     example = batch.inputs["x"][: job.train.batch_size].to(shop.device.device)
     last = shop.channels_last(module, example, job.train, learns=False)
-    if job.store is not None and job.store.features:
+    if job.teacher_places:
         # A folded layer puts out something else than the layer that it was.
-        return ModuleTeacher(module, channels_last=last, places=job.store.features)
+        return ModuleTeacher(module, channels_last=last, places=job.teacher_places)
     plain, folded = ModuleTeacher(module, channels_last=last), ModuleTeacher(module, fold=True, channels_last=last)
     expected = predict(module, [batch], shop.device.device)
     difference = float((ask(folded, [batch], shop.device.device) - expected).abs().max())
@@ -127,7 +126,7 @@ def _trained(job: Job, module: nn.Module, shop: Workshop) -> list[dict[str, floa
             return [dict(row) for row in known["curve"]]
     arm = train_cohort(
         job, _own_precision(job, shop), name="teacher", seed=job.teacher.seed, train=job.teacher.train, teacher=None,
-        arms={"teacher": Objective([cross_entropy])}, build=lambda: module,
+        arms={"teacher": ArmPlan("", "teacher", Objective([cross_entropy]))}, builds={"": lambda: module},
     )["teacher"]  # fmt: skip
     module.load_state_dict(arm.best)
     if shop.device.rank == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -30,8 +31,8 @@ class Teacher(Protocol):
         ...
 
 
-def as_teacher(teacher: Teacher | nn.Module) -> Teacher:
-    """Make a teacher of a torch module, or pass one through.
+def as_teacher(teacher: Teacher | nn.Module, places: Sequence[str] = ()) -> Teacher:
+    """Make a teacher of a torch module, which answers features at these places as well, or pass one through.
 
     Raises:
         InputError: the object cannot answer.
@@ -39,7 +40,7 @@ def as_teacher(teacher: Teacher | nn.Module) -> Teacher:
     from tutelage.teachers.module import ModuleTeacher
 
     if isinstance(teacher, nn.Module):
-        return ModuleTeacher(teacher)
+        return ModuleTeacher(teacher, places=places)
     if isinstance(teacher, Teacher):
         return teacher
     raise InputError(

@@ -44,6 +44,7 @@ class Arm:
         optimizer: over all that learns.
         rate: sets the learning rate before a step.
         student: the module that keeps the weights, where the distiller's is wrapped around it.
+        extras: what else learns and is kept in checkpoints, but never exported: connectors.
         clip: the largest norm of the gradient, or None.
         stop: when to stop, and by what to choose the best epoch.
     """
@@ -56,12 +57,14 @@ class Arm:
         rate: LearningRate,
         *,
         student: nn.Module | None = None,
+        extras: nn.Module | None = None,
         clip: float | None = None,
         stop: Stop | None = None,
     ) -> None:
         self.name = name
         self.distiller = distiller
         self.student = student if student is not None else distiller.student
+        self.extras = extras
         self.optimizer = optimizer
         self.rate = rate
         self.clip = clip

@@ -1,6 +1,6 @@
 """Where a cohort stands, on disk: whole or absent, and checked before it is believed.
 
-    <folder>/step-001240/model.safetensors   the students' weights, "<arm>/<name>"
+    <folder>/step-001240/model.safetensors   the students' weights, "<arm>/<name>", and connectors', "<arm>+/<name>"
                          best.safetensors    the best epoch's weights by validation
                          optim.safetensors   the optimizers' tensors, "<arm>/<parameter>.<name>"
                          state.json          counters, curves, the optimizers' numbers
@@ -80,6 +80,8 @@ class Checkpoints(Listener):
         arms: dict[str, Any] = {}
         for arm in cohort.arms:
             model |= {f"{arm.name}/{name}": value for name, value in arm.student.state_dict().items()}
+            if arm.extras is not None:
+                model |= {f"{arm.name}+/{name}": value for name, value in arm.extras.state_dict().items()}
             best |= {f"{arm.name}/{name}": value for name, value in arm.best.items()}
             tensors, numbers = _split_optimizer(arm.optimizer)
             optim |= {f"{arm.name}/{name}": value for name, value in tensors.items()}
@@ -142,6 +144,8 @@ class Checkpoints(Listener):
                 raise DamagedError(f"{folder} has no arm `{arm.name}`", given=", ".join(state["arms"]))
             saved = state["arms"][arm.name]
             arm.student.load_state_dict(_under(model, arm.name))
+            if arm.extras is not None:
+                arm.extras.load_state_dict(_under(model, f"{arm.name}+"))
             arm.best = {name: value.to(device) for name, value in _under(best, arm.name).items()}
             _join_optimizer(arm, _under(optim, arm.name), saved["optimizer"])
             self._device.load_scaler_state(arm.optimizer, saved["scaler"])

@@ -56,7 +56,7 @@ def check_recipe(
 
 def _findings(job: Job, sheet: Path | None) -> Iterator[Finding]:
     device = make_device(job.device, precision=job.train.precision)
-    student = _student(job)  # before anything that takes long
+    students = {name: _student(job, name) for name in job.students}  # before anything that takes long
     yield from data_findings(job.splits)
     known, said = come_by(job)
     yield from said
@@ -66,25 +66,28 @@ def _findings(job: Job, sheet: Path | None) -> Iterator[Finding]:
     asks = known is not None and known.trained
     if known is not None and asks:
         yield from teacher_findings(job, known, device.device)
-    if isinstance(student, Finding):
-        learns = [student]
-    else:
-        learns = list(student_findings(job, student, module, asks=asks, device=device.device))
+    learns: list[Finding] = []
+    for name, student in students.items():
+        if isinstance(student, Finding):
+            learns.append(student)
+        else:
+            learns += student_findings(job, name, student, module, asks=asks, device=device.device)
     yield from learns
     yield from view_findings(job, sheet)
     yield memory_finding(job)
-    if not isinstance(student, Finding):
-        yield from disk_findings(job, student, module)
+    built = {name: student for name, student in students.items() if not isinstance(student, Finding)}
+    if len(built) == len(students):
+        yield from disk_findings(job, built, module)
     if all(finding.level != "fault" for finding in learns):
         yield from time_findings(job, known, device)
     yield from _settings(job)
 
 
-def _student(job: Job) -> nn.Module | Finding:
-    """The student with its first weights, or why there is none."""
+def _student(job: Job, name: str) -> nn.Module | Finding:
+    """A student with its first weights, or why there is none."""
     torch.manual_seed(job.seeds[0])
     try:
-        student = job.student()
+        student = job.students[name].build()
     except (ModelError, DamagedError) as error:
         return fault("student", error)
     check_learning(job.train, student)

@@ -26,8 +26,8 @@ from tutelage.run.checks.budget import affordable
 from tutelage.run.checks.findings import Finding, fault, first_line, ok, several
 from tutelage.run.checks.student import as_stored
 from tutelage.run.checks.teacher import KnownTeacher
-from tutelage.run.cohorts import make_arm
-from tutelage.run.job import Job
+from tutelage.run.cohorts import Shapes, make_arm
+from tutelage.run.job import ArmPlan, Job
 from tutelage.store.layout import KEY_BYTES
 from tutelage.teachers import ModuleTeacher, Teacher
 from tutelage.training import Cohort, Device, Listener, Moment, fit, make_device, suits_channels_last
@@ -43,7 +43,7 @@ _ID_AND_LABEL = 16  # bytes
 _CHECKPOINTS = 2
 
 
-def disk_findings(job: Job, student: nn.Module, teacher: nn.Module | None) -> Iterator[Finding]:
+def disk_findings(job: Job, students: Mapping[str, nn.Module], teacher: nn.Module | None) -> Iterator[Finding]:
     """Bytes of the store and of the run's folder, and what is free where they will lie."""
     needs: list[tuple[str, Path, int]] = []
     if job.store is not None:
@@ -51,13 +51,13 @@ def disk_findings(job: Job, student: nn.Module, teacher: nn.Module | None) -> It
         rows = len(question.ids()) * len(question.draws)
         size = (codec.row_bytes(len(job.splits.train.classes)) + KEY_BYTES) * rows
         said = f"{rows:,} rows in {codec.name}, views {job.store.views}: {human_bytes(size)}"
-        said += ", and the features on top" if job.store.features else ""
+        said += ", and the features on top" if job.teacher_places else ""
         if isinstance(job.store.root, str):
             yield ok("store", f"{said}, read from {job.store.root}")
         else:
             yield ok("store", f"{said} in {job.store.root}, less what is there already")
             needs.append(("store", job.store.root, size))
-    needs.append(("run", Path("runs") / job.name, _run_bytes(job, student, teacher)))
+    needs.append(("run", Path("runs") / job.name, _run_bytes(job, students, teacher)))
     for place, own in _by_disk(needs).items():
         total, free = sum(size for _, size in own), shutil.disk_usage(place).free
         names = " and ".join(f"{name} {human_bytes(size)}" for name, size in own)
@@ -83,11 +83,12 @@ def _existing(path: Path) -> Path:
     return next(place for place in (path, *path.parents) if place.exists())
 
 
-def _run_bytes(job: Job, student: nn.Module, teacher: nn.Module | None) -> int:
+def _run_bytes(job: Job, students: Mapping[str, nn.Module], teacher: nn.Module | None) -> int:
     """About what a run's folder takes: last and best weights, checkpoints with two moments, and answers to the test."""
     models = len(job.seeds) * len(job.arms)
-    learned = 2 + _CHECKPOINTS * 4
-    size = models * parameters(student) * _BYTES * learned
+    learned = 2 + len(job.compress) + _CHECKPOINTS * 4
+    weights = sum(parameters(students[arm.student]) for arm in job.arms.values())
+    size = len(job.seeds) * weights * _BYTES * learned
     if teacher is not None:
         trained = job.teacher.train is not None
         size += parameters(teacher) * _BYTES * (1 + trained * (1 + _CHECKPOINTS * 4))
@@ -117,20 +118,21 @@ def time_findings(job: Job, known: KnownTeacher | None, device: Device) -> list[
         if known is not None and not known.trained and job.teacher.train is not None:
             train = job.teacher.train
             own = make_device(job.device, precision=train.precision)
-            arms = {"teacher": Objective([cross_entropy])}
-            step, steps = _measured(job, own, train, arms, None, known.module)
+            arms = {"teacher": ArmPlan("", "teacher", Objective([cross_entropy]))}
+            step, steps = _measured(job, own, train, arms, None, {"": known.module})
             whole = step * steps * train.epochs
             said = f"about {duration(whole)} to train it first: {several(train.epochs, 'epoch')} of {steps:,} steps"
             found.append(ok("teacher's time", f"{said}, {step * 1e3:.1f} ms each"))
         asking = 0.0
-        if known is not None and any(objective.needs_teacher for objective in job.arms.values()):
-            live = ModuleTeacher(known.module)
+        if known is not None and any(arm.objective.needs_teacher for arm in job.arms.values()):
+            live = ModuleTeacher(known.module, places=job.teacher_places)
             live.to(device.device)
-            if job.store is None:
+            if job.store is None or job.teacher_places:
                 teacher = live
-            else:
+            if job.store is not None:
                 asking = _asking(job, live, device)
-        step, steps = _measured(job, device, job.train, job.arms, teacher, job.student())
+        students = {name: plan.build() for name, plan in job.students.items()}
+        step, steps = _measured(job, device, job.train, job.arms, teacher, students)
     except TrainingError as error:
         return [*found, fault("first steps", error)]
     except (RuntimeError, MemoryError) as error:  # most of all where the memory of a device is too small
@@ -152,15 +154,16 @@ def _measured(
     job: Job,
     device: Device,
     train: Train,
-    arms: Mapping[str, Objective],
+    arms: Mapping[str, ArmPlan],
     teacher: Teacher | None,
-    initial: nn.Module,
+    initial: Mapping[str, nn.Module],
 ) -> tuple[float, int]:
     """Seconds of one step of a cohort, and the steps of an epoch."""
     recorded = job.store.recorded if job.store is not None and teacher is not None else 0
-    initial.to(device.device)
+    for module in initial.values():
+        module.to(device.device)
     two = as_model_input(job.splits.train.inputs[:2].clone()).to(device.device)
-    passes = [(initial, 3 * len(arms))]
+    passes = [(initial[arm.student], 3) for arm in arms.values()]
     if isinstance(teacher, ModuleTeacher):
         passes.append((teacher.module, 1))
     size = min(train.batch_size, max(2, affordable(passes, two, _BUDGET)))
@@ -168,10 +171,15 @@ def _measured(
         Batches(job.splits.train, batch_size=count, views=job.views, seed=job.seeds[0], recorded=recorded)
         for count in (train.batch_size, size)
     )
-    example = next(batches.epoch(0)).inputs["x"].to(device.device)
-    # Where a run would measure, the rule does: a check keeps nothing.
-    last = train.channels_last == "on" or (train.channels_last == "auto" and suits_channels_last(initial, example))
-    made = [make_arm(n, o, copy.deepcopy(initial), teacher, train, device, last) for n, o in arms.items()]
+    example = device.place(next(batches.epoch(0)))
+    answer = teacher.answer(example) if teacher is not None else None
+    made = []
+    for name, arm in arms.items():
+        module, inputs = initial[arm.student], example.inputs["x"]
+        # Where a run would measure, the rule does: a check keeps nothing.
+        last = train.channels_last == "on" or (train.channels_last == "auto" and suits_channels_last(module, inputs))
+        shapes = Shapes(inputs, answer, job.seeds[0])
+        made.append(make_arm(name, arm.objective, copy.deepcopy(module), teacher, train, device, last, shapes=shapes))
     few = _Few(batches)
     fit(
         Cohort("check", job.seeds[0], made, teacher), few, lambda _: {"accuracy": 0.0, "nll": 0.0}, device, epochs=1,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from tutelage.connectors import connect, outputs_of
 from tutelage.data import Batches
 from tutelage.errors import ModelError, TutelageError
 from tutelage.evaluation.cost import parameters
@@ -25,17 +26,19 @@ _EXAMPLES = 8
 
 
 def student_findings(
-    job: Job, student: nn.Module, teacher: nn.Module | None, *, asks: bool, device: torch.device
+    job: Job, name: str, student: nn.Module, teacher: nn.Module | None, *, asks: bool, device: torch.device
 ) -> Iterator[Finding]:
     """Look at a student as it starts.
 
     Args:
+        name: of the student, "" where there is one.
         student: with its first weights; its buffers change.
         teacher: to compare sizes with, where there is one.
         asks: whether the teacher has its weights; random answers stand in for it otherwise.
         device: where to compute.
     """
-    yield from (notice("student", text) for text in getattr(student, "notices", ()))
+    title = f"student {name}" if name else "student"
+    yield from (notice(title, text) for text in getattr(student, "notices", ()))
     recorded = job.store.recorded if job.store is not None else 0
     batches = Batches(
         job.splits.train, batch_size=_EXAMPLES, views=job.views, seed=job.seeds[0], recorded=recorded
@@ -45,30 +48,34 @@ def student_findings(
     try:
         logits = student(batch.inputs["x"])
     except RuntimeError as error:
-        yield fault("student", f"it fails on a real batch: {first_line(error)}", "look at its code and arguments")
+        yield fault(title, f"it fails on a real batch: {first_line(error)}", "look at its code and arguments")
         return
     expected = (len(batch), len(job.splits.train.classes))
     if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
         shown = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        yield fault("student", f"it answers {shown} to a real batch, where {expected} was expected")
+        yield fault(title, f"it answers {shown} to a real batch, where {expected} was expected")
         return
     size = parameters(student)
     share = ""
     if teacher is not None and parameters(teacher):
         share = f", {percent(size / parameters(teacher))} of the teacher's {parameters(teacher):,}"
-    yield ok("student", f"{size:,} parameters{share}; answers {tuple(logits.shape)} to a real batch")
-    if asks and teacher is not None:
-        answered = ModuleTeacher(teacher).answer(batch).logits
-        assert isinstance(answered, Tensor)
-    else:
-        answered = torch.randn(expected, generator=torch.Generator().manual_seed(0)).to(device)
+    yield ok(title, f"{size:,} parameters{share}; answers {tuple(logits.shape)} to a real batch")
+    answered = torch.randn(expected, generator=torch.Generator().manual_seed(0)).to(device)
+    features: Mapping[str, Tensor] = {}
+    if teacher is not None and (asks or job.teacher_places):
+        said = ModuleTeacher(teacher, places=job.teacher_places).answer(batch)
+        features = said.features
+        if asks:
+            assert isinstance(said.logits, Tensor)
+            answered = said.logits
     try:
-        answer = Outputs(as_stored(job, answered, batch))
+        answer = Outputs(as_stored(job, answered, batch), features)
     except ModelError as error:
         yield fault("store", error)
         return
-    for name, objective in job.arms.items():
-        yield from _arm(name, objective, student, answer, batch)
+    for arm_name, arm in job.arms.items():
+        if arm.student == name:
+            yield from _arm(arm_name, arm.objective, student, answer, batch)
 
 
 def as_stored(job: Job, logits: Tensor, batch: Batch) -> Logits:
@@ -85,12 +92,16 @@ def _arm(name: str, objective: Objective, student: nn.Module, answer: Outputs, b
     title, found = f"arm {name}", list[Finding]()
     learning = [parameter for parameter in student.parameters() if parameter.requires_grad]
     for term_name, term in zip(objective.names, objective.terms, strict=True):
+        if term.places and not answer.features:
+            found.append(notice(title, f"the term `{term_name}` reads features, and the teacher could not be asked"))
+            continue
         if isinstance(term.weight, Schedule) and term.weight.greatest == 0.0:
             found.append(notice(title, f"the term `{term_name}` weighs 0 and does nothing", "give it a weight"))
             continue
         alone = Objective([replace(term, weight=1.0)])
         try:
-            loss = alone(Outputs(student(batch.inputs["x"])), answer, batch).loss
+            learner = connect(student, alone, batch.inputs["x"], answer)
+            loss = alone(outputs_of(learner(batch.inputs["x"])), answer, batch).loss
         except TutelageError as error:
             found.append(fault(f"{title}, term {term_name}", error))
             continue

@@ -1,0 +1,162 @@
+"""A report made again from what it was made from: the facts that it keeps, and the answers that models gave.
+
+A report holds two kinds of things. Facts were handed to it: names, sizes, times, records of training, warnings of the
+run. Everything else was computed, and is computed here once more by the same function, so a report that nobody altered
+comes out the same to the last bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+from numpy.typing import ArrayLike
+
+from tutelage.evaluation.judged import Arm, DataFacts, Judged, RunFacts
+from tutelage.evaluation.lineup import TEACHER
+from tutelage.evaluation.scorecard import scorecard
+
+Report = Mapping[str, Any]
+NEEDED = ("resamples", "notices", "baseline_method")  # what reports have since they can be made again
+_VIEWS = ("verdict",)  # what is said of a report, and no part of it
+_SLACK = 1e-9  # relative: another processor may round otherwise, and nobody alters a number by so little
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Saved:
+    """What one model answered, part by part: test, val and train, of which the last two may be missing."""
+
+    logits: Mapping[str, ArrayLike]  # part -> (rows, C)
+    labels: Mapping[str, ArrayLike]  # part -> (rows,)
+    ids: ArrayLike  # (N,) of the test part
+
+
+def can_rebuild(report: Report) -> bool:
+    """Whether the report keeps all that it was made from; one of an earlier version does not."""
+    return all(key in report for key in NEEDED)
+
+
+def rebuild(report: Report, answers: Mapping[tuple[str, int | None], Saved]) -> dict[str, Any]:
+    """The report once more, from its facts and from everybody's answers.
+
+    Args:
+        report: what `scorecard` returned, or what `report.json` holds. Things that the run added, such as pictures,
+            are kept as they are.
+        answers: (name, seed) of every model and seed -> what it answered; all were asked the same questions.
+
+    Raises:
+        KeyError, TypeError, ValueError: the report is not what `scorecard` returns.
+    """
+    rows = report["models"]
+    teacher = answers[TEACHER, rows[0]["runs"][0]["seed"]]
+    parts = {part: labels for saved in answers.values() for part, labels in saved.labels.items()}
+    made = scorecard(
+        labels=teacher.labels["test"],
+        ids=teacher.ids,
+        classes=report["classes"],
+        teacher=_judged(rows[0]["runs"][0], answers, ()),
+        arms=[_arm(row, report["training"], answers) for row in rows[1:]],
+        data=_data(report["data"]),
+        run=_run(report),
+        latency={row["name"]: [_Times(times) for times in row["latency"]] for row in rows},
+        warnings=report["notices"],
+        baseline=report["baseline_method"],
+        teacher_val_accuracy=report["teacher_val_accuracy"],
+        val_labels=parts.get("val"),
+        train_labels=parts.get("train"),
+        resamples=report["resamples"],
+    )
+    return made | {key: value for key, value in report.items() if key not in made and key not in _VIEWS}
+
+
+def differences(before: Any, after: Any) -> list[str]:
+    """Where two reports differ, as lines `models.distilled.metrics.accuracy.value: 0.99, by the answers 0.91`.
+
+    Numbers that differ only in their last digits are the same, and so is what is said of a report, its verdict.
+    """
+    left, right = ({key: value for key, value in one.items() if key not in _VIEWS} for one in (before, after))
+    return list(_differ("", left, right))
+
+
+def _differ(where: str, before: Any, after: Any) -> Iterator[str]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in {**after, **before}:
+            place = f"{where}.{key}" if where else str(key)
+            if key in before and key in after:
+                yield from _differ(place, before[key], after[key])
+            else:
+                yield f"{place}: {'missing' if key in after else 'not made from the answers'}"
+    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        for index, pair in enumerate(zip(before, after, strict=True)):
+            yield from _differ(f"{where}.{_name(pair[1], index)}", *pair)
+    elif not _same(before, after):
+        yield f"{where}: {_shown(before)}, by the answers {_shown(after)}"
+
+
+def _name(item: Any, index: int) -> str:
+    """What a person would call an item of a list: a model or class by its name."""
+    named = next((item[key] for key in ("name", "class") if key in item), index) if isinstance(item, dict) else index
+    return str(named)
+
+
+def _same(before: Any, after: Any) -> bool:
+    numbers = all(isinstance(one, int | float) and not isinstance(one, bool) for one in (before, after))
+    return math.isclose(before, after, rel_tol=_SLACK, abs_tol=1e-12) if numbers else bool(before == after)
+
+
+def _shown(value: Any) -> str:
+    text = f"{len(value)} entries" if isinstance(value, list | dict) else str(value)
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
+def _arm(row: Report, training: Report, answers: Mapping[tuple[str, int | None], Saved]) -> Arm:
+    curves = training.get(row["name"], {})
+    students = [_judged(run, answers, curves.get(str(run["seed"]), ())) for run in row["runs"]]
+    words = {key: row[key] for key in ("describes", "student", "method", "of", "compression")}
+    return Arm(row["name"], students, row["distilled"], **words)
+
+
+def _judged(
+    run: Report, answers: Mapping[tuple[str, int | None], Saved], curve: Sequence[Mapping[str, float | None]]
+) -> Judged:
+    said = answers[run["name"], run["seed"]].logits
+    facts = {key: run[key] for key in ("parameters", "file_bytes", "sha256", "seed", "kept_epoch", "multiply_adds")}
+    return Judged(said["test"], **facts, curve=curve, val_logits=said.get("val"), train_logits=said.get("train"))
+
+
+def _data(facts: Report) -> DataFacts:
+    kept = ("name", "fingerprint", "test_sha256", "test_looks", "shared_examples", "task")
+    counts = {split: [row[split] for row in facts["counts"]] for split in facts["totals"]}
+    return DataFacts(counts=counts, **{key: facts[key] for key in kept})
+
+
+def _run(report: Report) -> RunFacts:
+    kept = ("command", "load_snippet", "versions", "wall_seconds", "deterministic", "answers")
+    recipe = report["recipe"]
+    return RunFacts(recipe["name"], recipe["text"], **{key: report[key] for key in kept})
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Times:
+    """Times of one model for one batch size, as a report keeps them."""
+
+    row: Mapping[str, Any]
+
+    @property
+    def batch(self) -> int:
+        return int(self.row["batch"])
+
+    @property
+    def threads(self) -> int:
+        return int(self.row["threads"])
+
+    @property
+    def p50_ms(self) -> float:
+        return float(self.row["p50_ms"])
+
+    def to_json(self) -> Mapping[str, Any]:
+        return self.row
