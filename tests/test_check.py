@@ -31,8 +31,9 @@ from tutelage.run import run_recipe
 from tutelage.run.checks import Checked, Finding, check_recipe
 from tutelage.run.checks.budget import affordable
 from tutelage.run.checks.data import conflicting, data_findings
-from tutelage.run.checks.explain import class_order, names_of
+from tutelage.run.checks.explain import class_order
 from tutelage.run.checks.teacher import asked_rows, bar_of
+from tutelage.run.classnames import names_of
 from tutelage.run.job import job_of_recipe
 
 BASE: dict[str, Any] = {
@@ -381,7 +382,7 @@ def test_a_wrapper_that_standardises_again_is_found_out(own_code: str, place: Pa
     ("names", "trained", "level", "said"),
     [
         (list("0123456789"), True, "ok", ["same order"]),
-        (list("1023456789"), True, "fault", ["teacher 1, 0, 2", "data 0, 1, 2"]),
+        (list("1023456789"), True, "fault", ["teacher 1, 0, 2", "data 0, 1, 2", "contradict its answers"]),
         (["zero", *"12345678", "nine"], True, "warning", ["only the teacher zero, nine", "only the data 0, 9"]),
         (["zero", *"12345678", "nine"], False, "fault", ["only the teacher zero, nine", "only the data 0, 9"]),
     ],

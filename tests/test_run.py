@@ -60,7 +60,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tutelage.Run:
 def test_a_run_leaves_what_the_documentation_says(finished: tutelage.Run) -> None:
     names = {str(p.relative_to(finished.folder)) for p in finished.folder.rglob("*") if p.is_file()}
     expected = {"config.yaml", "manifest.json", "metrics.jsonl", "log.txt", "report.json", "report.html", "README.md"}
-    expected |= {"teacher/teacher.safetensors", *(f"eval/teacher{part}.npz" for part in ("", "-val", "-train"))}
+    expected |= {
+        "teacher/teacher.safetensors",
+        "teacher/teacher.json",
+        *(f"eval/teacher{part}.npz" for part in ("", "-val", "-train")),
+    }
     for arm in ("scratch", "distilled"):
         for seed in (0, 1):
             expected |= {

@@ -58,10 +58,18 @@ class Classifier(nn.Module):
         self.notices: list[str] = []
         self.normalise = Normalise(self.input_shape, mean, std)
         self.net = net
+        self.order: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.net(self.normalise(x))
-        return logits
+        return logits if self.order is None else logits[..., self.order]
+
+    def reorder(self, order: Sequence[int]) -> None:
+        """Answer class k with the net's output `order[k]`; not saved with the weights, which stay as they were."""
+        if sorted(order) != list(range(self.classes)):
+            raise InputError("an order holds every class once", given=list(order))
+        del self.order
+        self.register_buffer("order", torch.tensor(list(order)), persistent=False)
 
 
 def _per_channel(name: str, values: Sequence[float], input_shape: tuple[int, ...]) -> Tensor:

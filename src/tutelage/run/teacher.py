@@ -18,6 +18,7 @@ from tutelage.files import cache_folder, read_json, sha256, write_json
 from tutelage.losses import cross_entropy
 from tutelage.models import load_weights, save_weights
 from tutelage.objective import Objective
+from tutelage.run.classnames import NAMES_FIX, contradiction, meet_by_name, names_of
 from tutelage.run.cohorts import Workshop, train_cohort
 from tutelage.run.job import ArmPlan, Job
 from tutelage.taps import Taps
@@ -62,9 +63,17 @@ def obtain_teacher(job: Job, shop: Workshop) -> TeacherInHand:
                 shop.folder.tell(f"teacher: {notice}")
         elif plan.train is not None:
             curve = _trained(job, module, shop)
+        own, data = names_of(module, plan.weights), job.splits.train.classes
+        moved = meet_by_name(module, own, data)
+        if moved is not None:
+            shop.folder.tell(f"teacher: {moved}")
         file = shop.folder.path / "teacher" / "teacher.safetensors"
         if shop.device.rank == 0:
             save_weights(module, file)
+            # Whoever takes this file for weights meets its classes by name, too.
+            write_json(
+                file.with_suffix(".json"), {"sha256": sha256(file), "classes": list(own if own and moved else data)}
+            )
         module.to(shop.device.device)
         teacher = _as_fast_teacher(job, module, shop)
     logits = ask(teacher, shop.plain(job.splits.val), shop.device.device)
@@ -75,6 +84,9 @@ def obtain_teacher(job: Job, shop: Workshop) -> TeacherInHand:
             fix="use a teacher that was trained on these classes",
         )
     accuracy = validation_scores(logits, job.splits.val.targets)["accuracy"]
+    wrong = contradiction(module, logits, job.splits.val.targets)
+    if wrong is not None:
+        raise ModelError(f"the teacher's class names contradict its answers: {wrong}", fix=NAMES_FIX)
     shop.folder.tell(f"teacher: {accuracy:.2%} of the validation part")
     return TeacherInHand(teacher, module, file, accuracy, curve)
 

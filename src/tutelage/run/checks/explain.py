@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -15,7 +12,7 @@ from torch import Tensor, nn
 from tutelage.models import Normalise
 from tutelage.run.checks.findings import percent
 
-__all__ = ["BETTER", "class_order", "names_of", "preprocessing"]
+__all__ = ["BETTER", "class_order", "preprocessing"]
 
 Ints = NDArray[np.int64]
 Scaling = tuple[Sequence[float], Sequence[float]]
@@ -109,21 +106,3 @@ def _best_order(answers: Ints, labels: Ints, classes: int) -> Ints:
     counts += 1e-6 * np.eye(classes)
     _, meant = linear_sum_assignment(counts, maximize=True)
     return np.asarray(meant, dtype=np.int64)
-
-
-def names_of(module: nn.Module, weights: Path | None) -> list[str] | None:
-    """The class names that a teacher brings along: in a Hugging Face config, or in the facts beside a run's student."""
-    for part in module.modules():
-        names = getattr(getattr(part, "config", None), "id2label", None)
-        if isinstance(names, Mapping) and names:
-            found = [str(names[key]) for key in sorted(names, key=int)]
-            # What transformers writes where nobody named them.
-            return None if found == [f"LABEL_{number}" for number in range(len(found))] else found
-    if weights is None:
-        return None
-    try:
-        facts: Any = json.loads(weights.with_suffix(".json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    kept = facts.get("classes") if isinstance(facts, dict) else None
-    return kept if isinstance(kept, list) and all(isinstance(name, str) for name in kept) else None

@@ -23,8 +23,9 @@ from tutelage.evaluation.significance import wilson
 from tutelage.files import cache_folder, read_json, sha256
 from tutelage.models import load_weights
 from tutelage.run.checks.budget import affordable
-from tutelage.run.checks.explain import BETTER, class_order, names_of, preprocessing
+from tutelage.run.checks.explain import BETTER, class_order, preprocessing
 from tutelage.run.checks.findings import Finding, fault, notice, ok, percent, warning
+from tutelage.run.classnames import NAMES_FIX, contradiction, meet_by_name, names_of, plain_name
 from tutelage.run.job import Job, statistics
 from tutelage.run.teacher import is_ready, teacher_key
 from tutelage.taps import Taps
@@ -49,6 +50,7 @@ class KnownTeacher:
 
     module: nn.Module  # in any case of the right architecture
     trained: bool  # whether it has its weights
+    moved: str | None = None  # what was done where its classes stood in another order
 
 
 def come_by(job: Job) -> tuple[KnownTeacher | None, list[Finding]]:
@@ -59,8 +61,7 @@ def come_by(job: Job) -> tuple[KnownTeacher | None, list[Finding]]:
     try:
         module = plan.build()
         found += [notice("teacher", text) for text in getattr(module, "notices", ())]
-        if job.store is not None:
-            Taps(module, job.store.features).close()  # a mistyped layer
+        Taps(module, job.teacher_places).close()  # a mistyped layer
         if plan.weights is not None:
             found += [notice("teacher", text) for text in load_weights(module, plan.weights)]
             found.append(ok("teacher", f"its weights come from {plan.weights}"))
@@ -74,7 +75,8 @@ def come_by(job: Job) -> tuple[KnownTeacher | None, list[Finding]]:
             return _cached(job, module, found)
     except (ModelError, DamagedError) as error:
         return None, [*found, fault("teacher", error)]
-    return KnownTeacher(module, trained=True), found
+    moved = meet_by_name(module, names_of(module, plan.weights), job.splits.train.classes)
+    return KnownTeacher(module, trained=True, moved=moved), found
 
 
 def _cached(job: Job, module: nn.Module, found: list[Finding]) -> tuple[KnownTeacher, list[Finding]]:
@@ -131,7 +133,14 @@ def teacher_findings(job: Job, known: KnownTeacher, device: torch.device) -> Ite
         yield warning("teacher's answers", f"{text}: too close to a guess to tell that it knows this data")
     else:
         yield ok("teacher's answers", text)
-    yield from _names(job, known.module, fits=interval.ci_low > max(bar, majority))
+    if known.moved is None:
+        yield from _names(job, known.module, fits=interval.ci_low > max(bar, majority))
+        return
+    wrong = contradiction(known.module, logits, rows.targets)
+    if wrong is None:
+        yield notice("class names", known.moved)
+    else:
+        yield fault("class names", f"{known.moved}. But they contradict its answers: {wrong}", NAMES_FIX)
 
 
 def bar_of(classes: int) -> float:
@@ -183,14 +192,14 @@ def _names(job: Job, module: nn.Module, *, fits: bool) -> Iterator[Finding]:
     if own is None:
         return
     data = job.splits.train.classes
-    theirs, ours = [_plain(name) for name in own], [_plain(name) for name in data]
+    theirs, ours = [plain_name(name) for name in own], [plain_name(name) for name in data]
     if theirs == ours:
         yield ok("class names", "the teacher's are those of the data, in the same order")
     elif sorted(theirs) == sorted(ours):
         yield fault(
             "class names",
             f"the teacher's classes stand in another order: teacher {listed(own)}; data {listed(data)}",
-            "put the rows of its last layer into the order of the data's classes; this is not done by itself",
+            "give every class a name of its own, so that they can be met by name",
         )
     else:
         text = (
@@ -204,9 +213,5 @@ def _names(job: Job, module: nn.Module, *, fits: bool) -> Iterator[Finding]:
             yield fault("class names", text, "use a teacher of these classes, or rename the classes")
 
 
-def _plain(name: str) -> str:
-    return name.strip().replace("_", " ").casefold()
-
-
 def _only(names: Sequence[str], others: list[str]) -> str:
-    return listed([name for name in names if _plain(name) not in others]) or "none"
+    return listed([name for name in names if plain_name(name) not in others]) or "none"
