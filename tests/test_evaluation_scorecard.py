@@ -1,14 +1,19 @@
 """The scorecard: every number of the report, reduced once, with its warnings."""
 
 import json
+import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn.metrics import f1_score, precision_score, recall_score
 
+from scored_runs import CLASSES as PETS
+from scored_runs import STORE, make_report
 from tutelage.errors import InputError
 from tutelage.evaluation import Arm, DataFacts, Judged, RunFacts, scorecard
 from tutelage.evaluation.calibration import fit_temperature
@@ -185,6 +190,102 @@ def test_several_students_are_corrected_and_the_first_keeps_the_headline() -> No
     assert all(item["p_adjusted"] >= item["p"] for item in report["comparisons"])
 
 
+def test_what_a_report_was_made_from_stands_in_it() -> None:
+    report, teacher, _ = make_report(parts=("test", "val", "train"), store=True)
+    assert report["answers"] == STORE
+    assert (report["resamples"], report["baseline_method"]) == (300, "scratch")
+    assert report["notices"] == ["the disk was slow"]
+    assert report["warnings"][-1] == {"code": "run", "text": "the disk was slow"}
+    sums = report["models"][0]["runs"][0]["answers"]
+    assert set(sums) == {"test", "val", "train"}
+    other, _, _ = make_report(parts=("test", "val"))
+    assert other["models"][0]["runs"][0]["answers"] == {part: sums[part] for part in ("test", "val")}
+    assert set(report["drawn"]["models"]) == {"teacher", "scratch", "distilled"}
+    assert np.asarray(teacher.logits).shape == (report["drawn"]["n"], len(PETS))
+
+
+def test_the_drawing_of_the_report_shows_what_a_report_has() -> None:
+    report, _, _ = make_report(compress=("int8",), parts=("test", "val", "train"))
+    drawing = (
+        str(sys.modules[scorecard.__module__].__doc__)
+        .partition('"tutelage-report-1"')[2]
+        .partition("A metric that is not")[0]
+    )
+    known = set(re.findall(r"\w+", drawing)) | {"format"}
+    rows = [report, report["data"], report["summary"], report["confusion"], report["per_class"][0], report["frontier"]]
+    rows += [report["models"][1], report["models"][1]["runs"][0], report["comparisons"][0], report["compressions"][0]]
+    rows += [report["frontier"]["points"][0], report["drawn"], report["fidelity"]]
+    for row in rows:
+        assert set(row) - known == set()
+    # What stands at the start of a line of the drawing, or after a gap, is a key of the report.
+    named = set(re.findall(r"^    (\w+)", drawing, re.MULTILINE)) | {"training", "methods", "warnings", "resamples"}
+    assert named - set(report) == {"pictures"}
+
+
+def test_fidelity_is_measured_against_each_students_own_baseline_and_on_training_answers_where_there_are_any() -> None:
+    report, teacher, arms = make_report(students=("small", "tiny"), compress=("int8",), parts=("test", "train"))
+    found = report["fidelity"]["arms"]
+    assert [(item["name"], item["against"]) for item in found] == [
+        (item["name"], item["against"]) for item in report["comparisons"]
+    ]
+    for part, pick in (("test", "logits"), ("train", "train_logits")):
+        said = np.argmax(getattr(teacher, pick), 1)
+        means = {arm.name: np.mean([np.argmax(getattr(one, pick), 1) == said for one in arm.students]) for arm in arms}
+        for item in found:
+            assert item[part]["agreement"]["arm"]["value"] == pytest.approx(means[item["name"]])
+            assert item[part]["agreement"]["baseline"]["value"] == pytest.approx(means[item["against"]])
+    assert [item["train"] for item in make_report()[0]["fidelity"]["arms"]] == [None, None]
+
+
+def test_training_answers_need_labels_that_fit() -> None:
+    one = replace(judged(0.9), train_logits=np.zeros((8, 4)))
+    with pytest.raises(InputError, match="`teacher` has training answers, but no labels"):
+        card([SCRATCH], one)
+    with pytest.raises(InputError, match="wrong shape"):
+        card([SCRATCH], one, train_labels=[0, 1, 2])
+
+
+def right_and_wrong(report_arms: Sequence[Arm]) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) the paired differences of two arms, means over seeds, and the labels."""
+    first, second = (
+        np.mean([np.argmax(one.logits, 1) == LABELS for one in arm.students], axis=0) for arm in report_arms
+    )
+    return second - first, LABELS
+
+
+def test_the_interval_over_examples_equals_a_plain_slow_bootstrap() -> None:
+    (found,) = card([SCRATCH, TAUGHT], resamples=10_000)["comparisons"]
+    difference, labels = right_and_wrong([SCRATCH, TAUGHT])
+    generator = np.random.default_rng(3)
+    members = [np.flatnonzero(labels == number) for number in range(4)]
+    means = [
+        difference[np.concatenate([generator.choice(own, size=own.size) for own in members])].mean()
+        for _ in range(4000)
+    ]
+    low, high = np.quantile(means, [0.025, 0.975])
+    # An end of an interval from R draws errs by about √(p(1 − p) / R) / density, here 0.0006; four times that.
+    error = 4 * np.sqrt(0.025 * 0.975 / 4000) / stats.norm.pdf(stats.norm.ppf(0.025)) * np.std(means)
+    assert found["by_example"]["value"] == pytest.approx(difference.mean())
+    assert found["by_example"]["ci_low"] == pytest.approx(low, abs=error)
+    assert found["by_example"]["ci_high"] == pytest.approx(high, abs=error)
+
+
+def test_the_interval_over_examples_equals_scipys_bootstrap_with_a_sample_for_each_class() -> None:
+    (found,) = card([SCRATCH, TAUGHT], resamples=10_000)["comparisons"]
+    difference, labels = right_and_wrong([SCRATCH, TAUGHT])
+    samples = [difference[labels == number] for number in range(4)]
+
+    def mean(*classes: np.ndarray, axis: int) -> np.ndarray:
+        return np.asarray(sum(one.sum(axis=axis) for one in classes) / labels.size)
+
+    expected = stats.bootstrap(
+        samples, mean, n_resamples=6000, batch=500, method="percentile", rng=np.random.default_rng(5), vectorized=True
+    )
+    error = 4 * np.sqrt(0.025 * 0.975 / 6000) / stats.norm.pdf(stats.norm.ppf(0.025)) * expected.standard_error
+    assert found["by_example"]["ci_low"] == pytest.approx(expected.confidence_interval.low, abs=error)
+    assert found["by_example"]["ci_high"] == pytest.approx(expected.confidence_interval.high, abs=error)
+
+
 def test_only_common_seeds_are_paired() -> None:
     late = Arm("taught", [judged(0.85, 1), judged(0.86, 2), judged(0.9, 7)], True)
     report = card([SCRATCH, late])
@@ -266,6 +367,11 @@ def test_many_classes_leave_out_the_matrices_and_keep_the_pairs() -> None:
         ([Arm("taught", [judged(0.5, 0), judged(0.5, 0)], True)], "one student for each seed"),
         ([Arm("taught", [judged(0.5)], True)], "one student for each seed"),
         ([SCRATCH, Arm("taught", [judged(0.5, 9)], True)], "share no seed"),
+        ([SCRATCH, replace(TAUGHT, of="scratch")], "what was compressed, and how"),
+        ([SCRATCH, replace(TAUGHT, compression="int8")], "what was compressed, and how"),
+        ([SCRATCH, replace(TAUGHT, of="scratcj", compression="int8")], "did you mean `scratch`"),
+        ([replace(SCRATCH, of="scratch", compression="int8")], "what was compressed, and how"),
+        ([SCRATCH, replace(TAUGHT, method="scratch")], "2 arms train student"),
     ],
 )
 def test_arms_that_cannot_be_compared_are_refused(arms: list[Arm], words: str) -> None:

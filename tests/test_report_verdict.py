@@ -109,6 +109,26 @@ def test_several_students_get_a_sentence_each_and_luck_is_named() -> None:
     assert said.sentences[2].endswith("but it does not survive Holm's correction for 2 comparisons.")
 
 
+def test_many_students_are_told_in_groups() -> None:
+    items = [
+        comparison(0.011, 0.005, 0.017, "gain", name="a"),
+        comparison(0.009, 0.001, 0.017, "gain", name="b", p_adjusted=0.2),
+        comparison(0.001, -0.004, 0.006, "none", name="c"),
+        comparison(-0.011, -0.017, -0.005, "worse", name="d"),
+    ]
+    said = verdict(report(comparisons=items))
+    assert said.claims == (
+        "Of 4 distilled students 1 gained from distillation against themselves without a teacher: ‘a’ +1.1 pp "
+        "(+0.5…+1.7).",
+        "Of 4 distilled students 1 got worse against themselves without a teacher: ‘d’ −1.1 pp (−1.7…−0.5).",
+        "Of 4 distilled students 1 showed no measurable gain against themselves without a teacher: ‘c’ +0.1 pp "
+        "(−0.4…+0.6).",
+        "Of 4 distilled students 1 differed, but not after Holm's correction, against themselves without a teacher: "
+        "‘b’ +0.9 pp (+0.1…+1.7).",
+    )
+    assert said.to_json()["sentences"] == list(said.sentences)
+
+
 def test_without_a_comparison_nothing_is_claimed() -> None:
     said = verdict(report(comparisons=[], baseline=None))
     assert said.tone == "unknown"

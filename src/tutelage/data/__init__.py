@@ -3,6 +3,7 @@
 from tutelage.data.arrays import from_arrays
 from tutelage.data.batches import Batches, plain_batches
 from tutelage.data.examples import Examples, as_model_input
+from tutelage.data.folds import fold_of, pool
 from tutelage.data.sources import SOURCES, load
 from tutelage.data.splits import Splits, leaks, split, split_off
 from tutelage.data.views import Views, view_batch, view_number
@@ -14,10 +15,12 @@ __all__ = [
     "Splits",
     "Views",
     "as_model_input",
+    "fold_of",
     "from_arrays",
     "leaks",
     "load",
     "plain_batches",
+    "pool",
     "split",
     "split_off",
     "view_batch",

@@ -29,6 +29,7 @@ class Splits:
     train: Examples
     val: Examples
     test: Examples
+    own_test: bool = False  # whether the set brought its test part along
 
     @property
     def fingerprint(self) -> str:
@@ -98,9 +99,9 @@ def assemble(
     if "val" not in parts and "test" not in parts:
         return split(train, val=val, test=test, seed=seed)
     if "test" in parts and "val" in parts:
-        return Splits(train, parts["val"], parts["test"])
+        return Splits(train, parts["val"], parts["test"], own_test=True)
     if "test" in parts:
-        return Splits(*split_off(train, fraction=val, seed=seed), parts["test"])
+        return Splits(*split_off(train, fraction=val, seed=seed), parts["test"], own_test=True)
     rest, tested = split_off(train, fraction=test, seed=seed)
     return Splits(rest, parts["val"], tested)
 

@@ -3,8 +3,8 @@
 `cost` imports torch; the rest works on numpy arrays and plain numbers.
 """
 
-from tutelage.evaluation.judged import Arm, DataFacts, Judged, ModelScore, RunFacts
+from tutelage.evaluation.judged import Arm, DataFacts, Judged, ModelScore, RunFacts, Times
 from tutelage.evaluation.scorecard import scorecard
 from tutelage.evaluation.significance import Estimate
 
-__all__ = ["Arm", "DataFacts", "Estimate", "Judged", "ModelScore", "RunFacts", "scorecard"]
+__all__ = ["Arm", "DataFacts", "Estimate", "Judged", "ModelScore", "RunFacts", "Times", "scorecard"]

@@ -148,7 +148,9 @@ def energy_of(rows: Sequence[Mapping[str, Any]], *, watts: float = ASSUMED_WATTS
 
 
 def _estimate(joules: float, watts: float) -> Energy:
-    words = f"estimate: busy processor time at an assumed {watts:g} W for each core, and no other part of the machine"
+    words = (
+        f"an estimate from busy processor time at an assumed {watts:g} W for each core, without the rest of the machine"
+    )
     return Energy(joules, "estimate", words)
 
 

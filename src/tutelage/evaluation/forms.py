@@ -9,7 +9,7 @@ Shapes: N examples (rows, for retrieval) · C classes · L labels · D numbers.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -189,10 +189,16 @@ def _classification(sides: Sequence[Answers], resamples: int) -> Verdict:
     accuracy = Estimate(**compared["difference"])
     differences = {"accuracy": accuracy if truth.size > 1 else _single(accuracy.value, 1)} | found[2]
     if not named and truth.size > 1:
-        differences["ece"] = ece_difference([logits[0]], [logits[1]], truth, resamples)
+        differences["ece"] = _with_value(ece_difference([logits[0]], [logits[1]], truth, resamples))
     shared = {name: one for name, one in differences.items() if name in levels[0] and name in levels[1]}
     decisions = _decisions(FORMS["classification"], shared)
     return Verdict(truth.size, tuple(levels), shared, decisions, compared["p"], rows)
+
+
+def _with_value(found: Estimate) -> Estimate:
+    """Two models that hardly differ have resamples that are nearly all alike, and centring may leave the value out."""
+    ends = [end for end in (found.ci_low, found.ci_high, found.value) if end is not None]
+    return replace(found, ci_low=min(ends), ci_high=max(ends))
 
 
 def _single(value: float, n: int) -> Estimate:

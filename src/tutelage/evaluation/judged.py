@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, final
 
 from numpy.typing import ArrayLike
 
@@ -100,3 +100,26 @@ class Timed(Protocol):
     def p50_ms(self) -> float: ...
 
     def to_json(self) -> Mapping[str, Any]: ...
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Times of one model for one batch size, as a report keeps them."""
+
+    row: Mapping[str, Any]
+
+    @property
+    def batch(self) -> int:
+        return int(self.row["batch"])
+
+    @property
+    def threads(self) -> int:
+        return int(self.row["threads"])
+
+    @property
+    def p50_ms(self) -> float:
+        return float(self.row["p50_ms"])
+
+    def to_json(self) -> Mapping[str, Any]:
+        return self.row

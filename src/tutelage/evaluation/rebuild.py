@@ -14,7 +14,7 @@ from typing import Any, final
 
 from numpy.typing import ArrayLike
 
-from tutelage.evaluation.judged import Arm, DataFacts, Judged, RunFacts
+from tutelage.evaluation.judged import Arm, DataFacts, Judged, RunFacts, Times
 from tutelage.evaluation.lineup import TEACHER
 from tutelage.evaluation.scorecard import scorecard
 
@@ -61,7 +61,7 @@ def rebuild(report: Report, answers: Mapping[tuple[str, int | None], Saved]) -> 
         arms=[_arm(row, report["training"], answers) for row in rows[1:]],
         data=_data(report["data"]),
         run=_run(report),
-        latency={row["name"]: [_Times(times) for times in row["latency"]] for row in rows},
+        latency={row["name"]: [Times(times) for times in row["latency"]] for row in rows},
         warnings=report["notices"],
         baseline=report["baseline_method"],
         teacher_val_accuracy=report["teacher_val_accuracy"],
@@ -137,26 +137,3 @@ def _run(report: Report) -> RunFacts:
     kept = ("command", "load_snippet", "versions", "wall_seconds", "deterministic", "answers")
     recipe = report["recipe"]
     return RunFacts(recipe["name"], recipe["text"], **{key: report[key] for key in kept})
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class _Times:
-    """Times of one model for one batch size, as a report keeps them."""
-
-    row: Mapping[str, Any]
-
-    @property
-    def batch(self) -> int:
-        return int(self.row["batch"])
-
-    @property
-    def threads(self) -> int:
-        return int(self.row["threads"])
-
-    @property
-    def p50_ms(self) -> float:
-        return float(self.row["p50_ms"])
-
-    def to_json(self) -> Mapping[str, Any]:
-        return self.row

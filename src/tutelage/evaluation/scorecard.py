@@ -33,6 +33,8 @@ seeds, method}, whose ends are null where one run tells nothing about the spread
                      interval E, cost, change, p_adjusted, changed}]
     confusion       {models [name], rates {name: C × C by row} | null beyond 20 classes, difference C × C | null,
                      pairs [{true, predicted, n, rates {name: value}}]}
+    fidelity        {methods, arms [{name, against, test P, train P|null}]}, how each distilled arm and its baseline
+                     agree with the teacher; for P see `fidelity`
     drawn           {n, classes, methods, models {name: {reliability, confidence, risk_coverage, roc, …}}}, the points
                      of curves, of the teacher, the headline and its baseline; see `drawn`
     teacher_val_accuracy    number | null
@@ -61,12 +63,13 @@ from tutelage.evaluation import calibration, metrics, ranking
 from tutelage.evaluation.comparison import by_class, compare_pairs, mistakes
 from tutelage.evaluation.curves import bands, clean
 from tutelage.evaluation.drawn import drawn
+from tutelage.evaluation.fidelity import fidelity
 from tutelage.evaluation.flags import red_flags
 from tutelage.evaluation.frontier import frontier
 from tutelage.evaluation.judged import Arm, DataFacts, Judged, RunFacts, Timed
 from tutelage.evaluation.lineup import TEACHER, Lineup, seeds_of
 from tutelage.evaluation.modelrows import model_rows
-from tutelage.evaluation.scoring import Questions, read, score_models
+from tutelage.evaluation.scoring import Answers, Questions, read, score_models
 
 FORMAT = "tutelage-report-1"
 _MOST_IDS = 50
@@ -142,6 +145,7 @@ def scorecard(
             by_class(classes, truth, share, headline=headline, baseline=known if known != headline else None), marks
         ),
         "confusion": mistakes(logits, truth, classes, shown),
+        "fidelity": _fidelity(lineup, answers, questions, resamples),
         "drawn": drawn({name: logits[name] for name in shown}, truth),
         **_curves(lineup.plain, teacher_val_accuracy),
         "methods": {key: how for key, how in METHODS.items() if any(key in row["runs"][0]["metrics"] for row in rows)},
@@ -191,6 +195,22 @@ def _data(data: DataFacts, classes: Sequence[str], truth: metrics.Ints) -> dict[
     ]
     facts["majority_share"] = float(np.bincount(truth).max() / truth.size)
     return facts
+
+
+def _fidelity(
+    lineup: Lineup, answers: Mapping[str, Sequence[Answers]], questions: Questions, resamples: int
+) -> dict[str, Any]:
+    """How every distilled arm and its baseline agree with the teacher, on the test part and on what they learned."""
+    seen = {name: [one.train for one in several if one.train is not None] for name, several in answers.items()}
+    train = {name: several for name, several in seen.items() if len(several) == len(answers[name])}
+    return fidelity(
+        {name: [one.test for one in several] for name, several in answers.items()},
+        questions.labels,
+        against=lineup.against_baselines(),
+        train=(train, np.asarray(questions.train_labels, dtype=np.int64)) if train else None,
+        resamples=resamples,
+        seeds={arm.name: seeds_of(arm) for arm in lineup.arms},
+    )
 
 
 def _summary(

@@ -91,6 +91,8 @@ class Data(Section):
     """Side in pixels that images are scaled to; required where they differ in size."""
     views: ViewsSpec = ViewsSpec()
     """Random views of the training examples, the same for all arms."""
+    fold: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,2}/[1-9][0-9]{0,2}$"), words("i/k such as 2/5")] | None = None
+    """Which of k folds is the test part, such as 2/5; `tutelage crossval` runs them all."""
     limit: Count | None = None
     """Use only this many training examples, for trials."""
 

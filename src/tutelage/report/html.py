@@ -55,13 +55,12 @@ def _header(report: Report) -> Safe:
 
 def _verdict(report: Report, said: Verdict) -> Safe:
     """What a reader who stops after ten seconds takes along."""
-    gains = max(1, len(report["comparisons"]))
-    cost, claims, rest = said.sentences[0], said.sentences[1 : 1 + gains], said.sentences[1 + gains :]
+    several = " several" if len(said.claims) > 1 else ""
     box = tag(
         "section",
-        tag("p", tables.text(cost), class_="say"),
-        [tag("p", tables.text(claim), class_="say claim" + (" several" if gains > 1 else "")) for claim in claims],
-        tag("p", tables.text(" ".join(rest))),
+        tag("p", tables.text(said.cost), class_="say"),
+        [tag("p", tables.text(claim), class_="say claim" + several) for claim in said.claims],
+        tag("p", tables.text(" ".join(said.rest))),
         class_=f"card verdict tone-{said.tone}",
     )
     warnings = None

@@ -6,13 +6,20 @@ seed; with one it is the one over test examples, and the words say "single run".
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tutelage.report import numbers
 
 SIGNIFICANT = 0.05
+_MOST_SENTENCES = 3
+_OUTCOMES = {
+    "gain": "gained from distillation",
+    "worse": "got worse",
+    "none": "showed no measurable gain",
+    "unsure": "differed, but not after Holm's correction,",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +27,14 @@ class Verdict:
     """What to say first, and in which tone: gain, none, worse, or unknown where nothing was compared."""
 
     tone: str
-    sentences: tuple[str, ...]
+    cost: str
+    claims: tuple[str, ...]  # what distillation added
+    rest: tuple[str, ...]
     warnings: tuple[str, ...]
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        return (self.cost, *self.claims, *self.rest)
 
     @property
     def text(self) -> str:
@@ -36,13 +49,15 @@ def verdict(report: Mapping[str, Any]) -> Verdict:
     gains = report["comparisons"]
     first = next((item for item in gains if item["name"] == report["headline"]), None)
     warnings = tuple(item["text"] for item in report["warnings"])
-    sentences = [cost_sentence(report), *(gain_sentence(item, len(gains)) for item in gains)]
+    claims = [gain_sentence(item, len(gains)) for item in gains] if len(gains) <= _MOST_SENTENCES else _grouped(gains)
     if not gains:
-        sentences.append("Nothing can be said about what distillation itself added: there was nothing to compare.")
-    sentences += [_worst_class(report), _calibration(report)]
+        claims = ["Nothing can be said about what distillation itself added: there was nothing to compare."]
+    rest = [_worst_class(report), _calibration(report)]
     if warnings:
-        sentences.append(f"Warnings: {len(warnings)}.")
-    return Verdict(first["decision"] if first else "unknown", tuple(filter(None, sentences)), warnings)
+        rest.append(f"Warnings: {len(warnings)}.")
+    return Verdict(
+        first["decision"] if first else "unknown", cost_sentence(report), tuple(claims), tuple(rest), warnings
+    )
 
 
 def cost_sentence(report: Mapping[str, Any]) -> str:
@@ -81,6 +96,28 @@ def gain_sentence(item: Mapping[str, Any], students: int) -> str:
     claim = f"in this single run, {claim}" if single else claim
     claim = f"‘{item['name']}’: {claim}" if students > 1 else claim[0].upper() + claim[1:]
     return f"{claim} the same student without a teacher ({evidence}){_doubt(item, students)}."
+
+
+def _grouped(items: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Many students in a few sentences: who gained, who did not, who got worse."""
+    groups: dict[str, list[Mapping[str, Any]]] = {words: [] for words in _OUTCOMES.values()}
+    for item in items:
+        sure = item["decision"] == "none" or item["p_adjusted"] <= SIGNIFICANT
+        groups[_OUTCOMES[item["decision"] if sure else "unsure"]].append(item)
+    single = "In this single run, of" if items[0]["basis"] == "examples" else "Of"
+    found = []
+    for words, group in groups.items():
+        if group:
+            each = "; ".join(
+                f"‘{item['name']}’ {numbers.points(item['difference']['value'], numbers.decimals(item['difference']))} "
+                f"({numbers.points_interval(item['difference'])})"
+                for item in group
+            )
+            found.append(
+                f"{single} {len(items)} distilled students {len(group)} {words} against themselves without a teacher: "
+                f"{each}."
+            )
+    return found
 
 
 def _doubt(item: Mapping[str, Any], students: int) -> str:

@@ -1,8 +1,12 @@
-"""How fast the models of a run are, side by side: from their files, in turns, on one machine."""
+"""What the models of a run cost, side by side: from their files, in turns, on one machine."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
@@ -11,15 +15,47 @@ import torch
 from torch import nn
 
 from tutelage.errors import InputError, ModelError
-from tutelage.evaluation.cost import Latency, multiply_adds, parameters, speed_ratio, summary, timings
-from tutelage.files import human_bytes, read_json, read_text
+from tutelage.evaluation.cost import Latency, latency, multiply_adds, parameters
+from tutelage.files import read_json, read_text
 from tutelage.models import ModelSpec, build, load_weights
 from tutelage.recipe import from_text
+from tutelage.report import numbers
 from tutelage.run.students import load_student
 
-__all__ = ["Bench", "Timed", "bench_run"]
+__all__ = ["Bench", "ColdStart", "Timed", "bench_run"]
 
 _EXAMPLES = 64
+_COLD_STARTS = 3
+_TEACHER = "teacher"
+# What a process does that was just started; it has the paths of the one that asks, so that it finds the same code.
+_FRESH = """
+import json, pathlib, sys, time
+begun = time.perf_counter()
+folder, threads, trust, sys.path[:] = json.loads(sys.stdin.read())
+import torch
+from tutelage.evaluation.memory import high_water
+from tutelage.files import read_json
+from tutelage.run.students import load_student
+torch.set_num_threads(threads)
+ready = time.perf_counter()
+student = load_student(folder, trust=trust)
+loaded = time.perf_counter()
+with torch.inference_mode():
+    student(torch.rand(1, *read_json(pathlib.Path(folder) / "student.json")["input_shape"]))
+answered = time.perf_counter()
+print(json.dumps([ready - begun, loaded - ready, answered - loaded, high_water()]))
+"""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ColdStart:
+    """A fresh process: from nothing to its first answer. Medians of a few starts."""
+
+    import_s: float  # of torch and tutelage, the same for every model
+    load_s: float
+    answer_s: float
+    process_bytes: int | None  # the most that the whole process had resident; None where nobody tells
 
 
 @final
@@ -31,8 +67,8 @@ class Timed:
     parameters: int
     multiply_adds: int  # for one example
     file_bytes: int
-    latency: tuple[Latency, ...]
-    faster: tuple[tuple[float, float, float] | None, ...]  # than the teacher, with its 95 % interval; by batch size
+    latency: tuple[Latency, ...]  # by batch size; its ratios are against the teacher
+    cold_start: ColdStart | None = None  # where it was asked for, of students
 
 
 @final
@@ -50,22 +86,60 @@ class Bench:
         return {"folder": str(self.folder), "threads": self.threads, "models": models, "notices": list(self.notices)}
 
     def summary(self) -> str:
-        """A table for a person."""
-        head = f"{'model':<14} {'parameters':>11} {'mult.-adds':>12} {'file':>10}"
-        lines = [f"{head}   p50, p90 in ms, and how many times faster"]
-        for model in self.models:
-            start = f"{model.name:<14} {model.parameters:>11,} {model.multiply_adds:>12,}"
-            start += f" {human_bytes(model.file_bytes):>10}"
-            for one, ratio in zip(model.latency, model.faster, strict=True):
-                than = "" if ratio is None else f"   {ratio[0]:.2f}× ({ratio[1]:.2f} … {ratio[2]:.2f})"
-                lines.append(f"{start}   batch {one.batch:<4} {one.p50_ms:8.3f} {one.p90_ms:8.3f}{than}")
-                start = " " * len(start)
-        first = self.models[0].latency[0]
-        lines.append(
-            f"\non this machine's CPU, {self.threads} thread{'s' * (self.threads > 1)}, in turns, "
-            f"{first.n:,} calls each at batch {first.batch}; intervals are 95 %"
-        )
+        """Tables for a person: what the models are, and what a call costs at every batch size."""
+        lines = _columns([["model", "parameters", "mult.-adds", "file"], *(_kept(model) for model in self.models)])
+        for index, first in enumerate(self.models[0].latency):
+            lines += ["", f"batch {first.batch}, {numbers.plural(first.n, 'call')} each", *self._asked(index)]
+        lines += self._cold()
+        lines.append(f"\non this machine's CPU, {numbers.plural(self.threads, 'thread')}, in turns; intervals are 95 %")
+        lines.append("memory is that of the weights and of one call, energy that of 1,000 examples")
+        if (energy := self.models[0].latency[0].energy) is not None:
+            lines.append(f"energy: {energy.words}")
         return "\n".join([*lines, *(f"notice: {text}" for text in self.notices)])
+
+    def _asked(self, index: int) -> list[str]:
+        rows = [model.latency[index] for model in self.models]
+        estimated = any(row.energy is not None and row.energy.source == "estimate" for row in rows)
+        energy = "energy (estimate)" if estimated else "energy"
+        head = ["model", "p50 ms", "95 %", "p90", "p95", "faster", "95 %", "memory", energy]
+        body = [[model.name, *_spent(row)] for model, row in zip(self.models, rows, strict=True)]
+        return _columns([head, *body])
+
+    def _cold(self) -> list[str]:
+        rows = [
+            [model.name, *(numbers.significant(1e3 * one) for one in (cold.import_s, cold.load_s, cold.answer_s)),
+             numbers.size(cold.process_bytes)]
+            for model in self.models if (cold := model.cold_start) is not None
+        ]  # fmt: skip
+        if not rows:
+            return []
+        head = ["model", "import ms", "load ms", "first answer ms", "process"]
+        return ["", f"cold start, medians of {_COLD_STARTS}", *_columns([head, *rows])]
+
+
+def _kept(model: Timed) -> list[str]:
+    counts = [f"{model.parameters:,}", f"{model.multiply_adds:,}"]
+    return [model.name, *counts, numbers.size(model.file_bytes)]
+
+
+def _spent(row: Latency) -> list[str]:
+    """The cells of one model at one batch size."""
+    p50, low, high, p90 = (numbers.significant(one) for one in (row.p50_ms, row.ci_low_ms, row.ci_high_ms, row.p90_ms))
+    p95 = numbers.MISSING if row.p95_ms is None else numbers.significant(row.p95_ms)
+    ratio, within = numbers.MISSING, numbers.MISSING
+    if row.speed_ratio is not None and row.speed_low is not None and row.speed_high is not None:
+        ratio, within = f"{row.speed_ratio:.2f}×", f"{row.speed_low:.2f}…{row.speed_high:.2f}"
+    energy = numbers.MISSING if row.energy is None else f"{numbers.significant(row.energy.joules)} J"
+    return [p50, f"{low}…{high}", p90, p95, ratio, within, numbers.size(row.peak_bytes), energy]
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines with the first column to the left and all others to the right."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
 
 
 def bench_run(
@@ -74,15 +148,17 @@ def bench_run(
     batch_sizes: Sequence[int] = (1, 64),
     threads: int = 1,
     seconds: float = 10.0,
+    cold: bool = False,
     trust: bool = False,
 ) -> Bench:
-    """Time the teacher and one student of every arm of a finished run, from their files, in turns.
+    """Measure the teacher and one student of every arm of a finished run, from their files, in turns.
 
     Args:
         folder: of the run.
         batch_sizes: examples per call.
         threads: of torch, the same for all.
-        seconds: in all.
+        seconds: in all, without cold starts.
+        cold: whether to start a few fresh processes for every student as well.
         trust: whether code that the run's recipe named may run to build its models.
 
     Raises:
@@ -104,18 +180,46 @@ def bench_run(
         raise ModelError(f"no model of {folder} can be built again", given="\n            ".join(notices))
     shape = _input_shape(home)
     inputs = torch.rand(max(_EXAMPLES, *batch_sizes), *shape, generator=torch.Generator().manual_seed(0))
-    times = timings(models, inputs, batch_sizes, threads=threads, seconds=seconds)
-    found = []
-    for name, model in models.items():
-        faster = [
-            None if name == "teacher" or "teacher" not in own else speed_ratio(own["teacher"], own[name])
-            for own in times.values()
-        ]
-        spread = tuple(summary(own[name], batch, threads) for batch, own in times.items())
-        counted = multiply_adds(model, inputs[:1])
-        size = files[name].stat().st_size
-        found.append(Timed(name, parameters(model), counted, size, spread, tuple(faster)))
-    return Bench(home, threads, tuple(found), tuple(notices))
+    students = {name: path for name, path in files.items() if name != _TEACHER}
+    # First, while nothing else keeps the machine busy.
+    starts, failed = _cold_starts(students, threads, trust) if cold else ({}, [])
+    spent = latency(models, inputs, batch_sizes=batch_sizes, threads=threads, seconds=seconds, reference=_TEACHER)
+    found = [
+        Timed(
+            name, parameters(model), multiply_adds(model, inputs[:1]), files[name].stat().st_size,
+            tuple(spent[name]), starts.get(name),
+        )
+        for name, model in models.items()
+    ]  # fmt: skip
+    return Bench(home, threads, tuple(found), (*notices, *failed))
+
+
+def _cold_starts(students: Mapping[str, Path], threads: int, trust: bool) -> tuple[dict[str, ColdStart], list[str]]:
+    """Fresh processes in turns, one student in each; and why some have no cold start."""
+    seen: dict[str, list[ColdStart]] = {name: [] for name in students}
+    failed: dict[str, str] = {}
+    for _ in range(_COLD_STARTS):
+        for name in [one for one in students if one not in failed]:
+            asked = json.dumps([str(students[name].parent.resolve()), threads, trust, sys.path])
+            done = subprocess.run(  # noqa: S603  our own text, run by the Python that runs us
+                [sys.executable, "-c", _FRESH], input=asked, capture_output=True, text=True, check=False
+            )
+            if done.returncode:
+                why = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+                failed[name] = f"no cold start of {name}: {why}"
+            else:
+                seen[name].append(ColdStart(*json.loads(done.stdout.splitlines()[-1])))
+    return {name: _median(starts) for name, starts in seen.items() if name not in failed}, list(failed.values())
+
+
+def _median(starts: Sequence[ColdStart]) -> ColdStart:
+    resident = [one.process_bytes for one in starts if one.process_bytes is not None]
+    return ColdStart(
+        statistics.median(one.import_s for one in starts),
+        statistics.median(one.load_s for one in starts),
+        statistics.median(one.answer_s for one in starts),
+        int(statistics.median(resident)) if resident else None,
+    )
 
 
 def _models(home: Path, trust: bool) -> tuple[dict[str, Path], dict[str, nn.Module], list[str]]:
@@ -132,7 +236,7 @@ def _models(home: Path, trust: bool) -> tuple[dict[str, Path], dict[str, nn.Modu
             classes=len(facts["classes"]), mean=facts["mean"], std=facts["std"], trust=trust, role="teacher",
         )  # fmt: skip
         load_weights(teacher, weights)
-        files["teacher"], models["teacher"] = weights, teacher.eval()
+        files[_TEACHER], models[_TEACHER] = weights, teacher.eval()
     else:
         notices.append("the teacher came from Python, so it cannot be built from the run's folder")
     for arm in sorted((home / "students").glob("*")):
@@ -148,8 +252,9 @@ def _models(home: Path, trust: bool) -> tuple[dict[str, Path], dict[str, nn.Modu
 
 
 def _first_facts(home: Path) -> dict[str, Any] | None:
-    path = next(iter(sorted(home.glob("students/*/seed-*/student.json"))), None)
-    return None if path is None else read_json(path)
+    """What is known of the first student that can be built again, or else of the first one."""
+    found = [read_json(path) for path in sorted(home.glob("students/*/seed-*/student.json"))]
+    return next((facts for facts in found if facts.get("model") is not None), found[0] if found else None)
 
 
 def _input_shape(home: Path) -> tuple[int, ...]:

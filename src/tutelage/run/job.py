@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from tutelage import losses
-from tutelage.data import SOURCES, Examples, Splits, Views, as_model_input, load
+from tutelage.data import SOURCES, Examples, Splits, Views, as_model_input, fold_of, load
 from tutelage.errors import InputError, Problem, RecipeError
 from tutelage.models import NETS, ModelSpec, build
 from tutelage.objective import Objective, Term
@@ -117,10 +117,13 @@ def job_of_recipe(recipe: Recipe, *, trust: bool, store: Path | str | None = Non
         seed=0,
         image_size=source.image_size,
     )
+    if source.fold is not None:
+        number, count = map(int, source.fold.split("/"))
+        splits = fold_of(splits, number, count, val=source.val)
     if source.limit is not None and source.limit < len(splits.train):
         # The first rows in the order of ids are a fixed random sample, since ids are hashes.
         train = splits.train.take(torch.arange(source.limit))
-        splits = Splits(train=train, val=splits.val, test=splits.test)
+        splits = replace(splits, train=train)
     mean, std = statistics(splits.train)
     classes = len(splits.train.classes)
 
