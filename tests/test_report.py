@@ -183,7 +183,7 @@ def test_the_page_holds_what_a_reader_needs() -> None:
         "plug-in estimate, 15 equal-mass bins",
     ):
         assert wanted in shown
-    assert shown.count("The numbers") == 4
+    assert shown.count("The numbers") == 6
     gain = report["comparisons"][0]["difference"]["value"]
     assert f"{gain * 100:+.2f} pp" in shown
 
@@ -269,7 +269,7 @@ def test_an_unknown_size_is_not_compared() -> None:
     report = make(teacher={"parameters": 0, "file_bytes": 0, "sha256": ""})
     assert report["summary"]["size_ratio"] is None
     for text in (page(report), card(report)):
-        assert re.search(r"smaller|larger|× fewer", text.split("</style>")[-1]) is None
+        assert re.search(r"× smaller|larger|× fewer|smaller file", text.split("</style>")[-1]) is None
 
 
 def test_many_classes_show_those_that_moved_most() -> None:

@@ -50,8 +50,10 @@ def padded(values: Sequence[float], start: float, end: float, margin: float = 0.
 
 def colour(report: Mapping[str, Any], name: str) -> str:
     """The CSS class that paints a model in the same colour everywhere."""
-    names = [model["name"] for model in report["models"]]
-    roles = {model["name"]: model["role"] for model in report["models"]}
+    roles = {model["name"]: model["role"] for model in report["models"] if model["role"] != "compressed"}
+    names = list(roles)
+    if name not in roles:  # a compressed file looks like the arm it was made from
+        return colour(report, next(model["of"] for model in report["models"] if model["name"] == name))
     if roles[name] in ("teacher", "baseline"):
         return f"m-{roles[name]}"
     others = [other for other in names if roles[other] not in ("teacher", "baseline")]
@@ -96,8 +98,8 @@ def _gain(scale: Scale, item: Mapping[str, Any], top: float, paint: str) -> list
 
 
 def strip(report: Mapping[str, Any]) -> Safe:
-    """Test accuracy of every single run; a line joins the arms of one seed, which saw the same batches."""
-    arms = [model for model in report["models"] if model["role"] != "teacher"]
+    """Test accuracy of every single run; a line joins one student's arms of one seed."""
+    arms = [model for model in report["models"] if model["role"] not in ("teacher", "compressed")]
     teacher = report["models"][0]["metrics"]["accuracy"]["value"]
     values = {arm["name"]: {run["seed"]: run["metrics"]["accuracy"] for run in arm["runs"]} for arm in arms}
     scale = padded([teacher, *(v for runs in values.values() for v in runs.values())], _SIDE + 6, WIDTH - _SIDE - 6)
@@ -109,6 +111,8 @@ def strip(report: Mapping[str, Any]) -> Safe:
     parts = _x_axis(scale, height, lambda v: f"{v * 100:.{digits}f}", "%")
     parts.append(tag("line", x1=scale(teacher), x2=scale(teacher), y1=8, y2=height - 34, class_="reference m-teacher"))
     for upper, lower in pairwise(arms):
+        if upper["student"] != lower["student"]:
+            continue
         a, b = values[upper["name"]], values[lower["name"]]
         y1, y2 = middle[upper["name"]], middle[lower["name"]]
         parts += [

@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-from tutelage.report import classwise, facts, figures, numbers, tables
+from tutelage.report import classwise, cost, facts, figures, numbers, tables
 from tutelage.report.markup import Safe, join, tag
+from tutelage.report.roster import roster
 from tutelage.report.verdict import Verdict, verdict
 
 Report = Mapping[str, Any]
+_MOST_ACROSS = 5
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 
 
@@ -31,7 +33,7 @@ def page(report: Report) -> str:
         tag("title", title),
         tag("style", Safe(resources.files(__package__).joinpath("page.css").read_text(encoding="utf-8"))),
     )
-    sections = [_models, _evidence, _training, _classes, _confusions, _integrity, _use, _doubt]
+    sections = [_models, cost.cost, _evidence, _training, _classes, _confusions, _integrity, _use, _doubt]
     body = tag(
         "body",
         tag("header", _header(report)),
@@ -130,10 +132,12 @@ def _models(report: Report) -> Safe:
         "over test examples as well."
     )
     words = several if len(report["seeds"]) > 1 else "This is a single run, so only accuracy has an interval."
+    many = len(report["models"]) > _MOST_ACROSS
     return _section(
         "The models side by side",
         f"Every model answered the same test part, from its file on disk. {words}",
-        tag("div", tables.main(report), class_="card wide"),
+        tag("div", roster(report) if many else tables.main(report), class_="card wide", style="max-height:none"),
+        _more("All of it", tag("div", tables.main(report), class_="card wide")) if many else None,
         _measures(report),
     )
 
@@ -153,7 +157,7 @@ def _measures(report: Report) -> Safe | None:
 
 def _evidence(report: Report) -> Safe | None:
     """Whether the gain is real, seed by seed and example by example."""
-    arms = [model["name"] for model in report["models"] if model["role"] != "teacher"]
+    arms = [model["name"] for model in report["models"] if model["role"] not in ("teacher", "compressed")]
     runs = _figure(
         "Every single run",
         figures.legend(report, ["teacher", *arms]) + figures.strip(report),

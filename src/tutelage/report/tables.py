@@ -77,28 +77,28 @@ def _cell(cell: Cell) -> Safe:
     return cell if _is_cell(cell, "<td") else tag("td", text(cell) if type(cell) is str else cell)
 
 
-def _stacked(value: str, *below: str) -> Safe:
+def stacked(value: str, *below: str) -> Safe:
     """A number with what qualifies it in small print underneath."""
     return tag("td", text(value), [tag("small", text(line)) for line in below if line])
 
 
-def _share(model: Report, key: str) -> Safe:
+def share_cell(model: Report, key: str) -> Safe:
     estimate = model["metrics"].get(key)
     if estimate is None or (model["role"] == "teacher" and key in ("agreement", "divergence", "copied_errors")):
-        return _stacked(numbers.MISSING)
-    return _stacked(numbers.percent(estimate["value"]), _bounded(estimate))
+        return stacked(numbers.MISSING)
+    return stacked(numbers.percent(estimate["value"]), bounded(estimate))
 
 
-def _bounded(estimate: numbers.Estimate, scale: float = 100.0, least: int = 1) -> str:
+def bounded(estimate: numbers.Estimate, scale: float = 100.0, least: int = 1) -> str:
     return "" if estimate["ci_low"] is None else numbers.interval(estimate, scale, least)
 
 
-def _plain(model: Report, key: str) -> Safe:
+def plain_cell(model: Report, key: str) -> Safe:
     """A number that is no share: nats, a score, a temperature."""
     estimate = model["metrics"].get(key)
     if estimate is None or (model["role"] == "teacher" and key == "divergence"):
-        return _stacked(numbers.MISSING)
-    return _stacked(f"{estimate['value']:.3f}", _bounded(estimate, 1.0, 3))
+        return stacked(numbers.MISSING)
+    return stacked(f"{estimate['value']:.3f}", bounded(estimate, 1.0, 3))
 
 
 def main(report: Report) -> Safe:
@@ -138,7 +138,7 @@ def _across(report: Report, groups: Sequence[Sequence[Row]]) -> Safe:
 
 
 def _row(kind: str, key: str, label: str, hint: str) -> Row:
-    return label, hint, partial(_share if kind == "share" else _plain, key=key)
+    return label, hint, partial(share_cell if kind == "share" else plain_cell, key=key)
 
 
 def _present(report: Report, group: Sequence[tuple[str, str, str, str]]) -> list[tuple[str, str, str, str]]:
@@ -148,49 +148,49 @@ def _present(report: Report, group: Sequence[tuple[str, str, str, str]]) -> list
 def _quality(report: Report) -> list[Row]:
     top = _present(report, [("share", "top5_accuracy", LABELS["top5_accuracy"], "↑")])
     return [
-        (LABELS["accuracy"], "↑", lambda model: _share(model, "accuracy")),
-        ("95 % over test examples", "", lambda model: _stacked(numbers.interval(model["accuracy_items"]))),
-        ("Share of the teacher's", "", _retained),
+        (LABELS["accuracy"], "↑", lambda model: share_cell(model, "accuracy")),
+        ("95 % over test examples", "", lambda model: stacked(numbers.interval(model["accuracy_items"]))),
+        ("Share of the teacher's", "", retained_cell),
         *(_row(*row) for row in top),
-        (LABELS["macro_recall"], "↑", lambda model: _share(model, "macro_recall")),
-        (LABELS["macro_f1"], "↑", lambda model: _share(model, "macro_f1")),
-        (LABELS["nll"], "nats ↓", lambda model: _plain(model, "nll")),
-        (LABELS["ece"], "↓", lambda model: _share(model, "ece")),
+        (LABELS["macro_recall"], "↑", lambda model: share_cell(model, "macro_recall")),
+        (LABELS["macro_f1"], "↑", lambda model: share_cell(model, "macro_f1")),
+        (LABELS["nll"], "nats ↓", lambda model: plain_cell(model, "nll")),
+        (LABELS["ece"], "↓", lambda model: share_cell(model, "ece")),
     ]
 
 
-def _retained(model: Report) -> Safe:
+def retained_cell(model: Report) -> Safe:
     if model["role"] == "teacher" or model["retained"] is None:
-        return _stacked(numbers.MISSING)
-    return _stacked(numbers.percent(model["retained"]["value"]), _bounded(model["retained"]))
+        return stacked(numbers.MISSING)
+    return stacked(numbers.percent(model["retained"]["value"]), bounded(model["retained"]))
 
 
 def _fidelity(report: Report) -> list[Row]:
     rows: list[Row] = [
-        (LABELS["agreement"], "", lambda model: _share(model, "agreement")),
-        (LABELS["divergence"], "nats", lambda model: _plain(model, "divergence")),
+        (LABELS["agreement"], "", lambda model: share_cell(model, "agreement")),
+        (LABELS["divergence"], "nats", lambda model: plain_cell(model, "divergence")),
     ]
     if "copied_errors" in report["models"][0]["metrics"]:
-        rows.append((LABELS["copied_errors"], "", lambda model: _share(model, "copied_errors")))
+        rows.append((LABELS["copied_errors"], "", lambda model: share_cell(model, "copied_errors")))
     return rows
 
 
 def _cost(report: Report) -> list[Row]:
-    rows: list[Row] = [("Parameters", "", _parameters), ("File", "", _file)]
+    rows: list[Row] = [("Parameters", "", parameters_cell), ("File", "", file_cell)]
     timed = {item["batch"]: item for model in reversed(report["models"]) for item in model["latency"]}
     for batch, item in sorted(timed.items()):
         words = f"batch {batch}, {numbers.plural(item['threads'], 'thread')}, {item['n']:,} calls"
         rows.append(("Latency p50", words, partial(_latency, batch=batch)))
-    rows.append(("Runs", "", lambda model: _stacked(str(len(model["runs"])))))
+    rows.append(("Runs", "", lambda model: stacked(str(len(model["runs"])))))
     return rows
 
 
-def _parameters(model: Report) -> Safe:
-    return _stacked(numbers.count(model["parameters"] or None), _fewer(model, "parameter_ratio", "fewer", "more"))
+def parameters_cell(model: Report) -> Safe:
+    return stacked(numbers.count(model["parameters"] or None), _fewer(model, "parameter_ratio", "fewer", "more"))
 
 
-def _file(model: Report) -> Safe:
-    return _stacked(numbers.size(model["file_bytes"] or None), _fewer(model, "size_ratio", "smaller", "larger"))
+def file_cell(model: Report) -> Safe:
+    return stacked(numbers.size(model["file_bytes"] or None), _fewer(model, "size_ratio", "smaller", "larger"))
 
 
 def _fewer(model: Report, key: str, more: str, less: str) -> str:
@@ -202,12 +202,12 @@ def _fewer(model: Report, key: str, more: str, less: str) -> str:
 def _latency(model: Report, batch: int) -> Safe:
     item = next((item for item in model["latency"] if item["batch"] == batch), None)
     if item is None:
-        return _stacked(numbers.MISSING)
+        return stacked(numbers.MISSING)
     known = model["role"] != "teacher" and item["speed_ratio"] is not None
     ratio = numbers.against(item["speed_ratio"], "faster", "slower", "as fast") if known else ""
     edges = f"{numbers.significant(item['ci_low_ms'])}…{numbers.significant(item['ci_high_ms'])}"
     tail = f"p90 {numbers.milliseconds(item['p90_ms'])}"
-    return _stacked(numbers.milliseconds(item["p50_ms"]), ratio, edges, tail)
+    return stacked(numbers.milliseconds(item["p50_ms"]), ratio, edges, tail)
 
 
 def runs(report: Report) -> Safe:

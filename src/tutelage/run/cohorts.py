@@ -18,6 +18,7 @@ from tutelage.evaluation.predict import predict, validation_scores
 from tutelage.files import write_bytes
 from tutelage.objective import Objective
 from tutelage.recipe import Train
+from tutelage.run.energy import EnergyRecord
 from tutelage.run.folder import RunFolder
 from tutelage.run.job import ArmPlan, Job
 from tutelage.teachers import Teacher
@@ -128,7 +129,8 @@ def train_cohort(
 
     shop.signals.checkpoints = checkpoints if shop.device.rank == 0 else None
     with Progress(shop.folder.tell, quiet=shop.quiet) as progress:
-        mine: list[Listener] = [checkpoints, MetricsFile(shop.folder.path / "metrics.jsonl"), progress]
+        energy = EnergyRecord(shop.folder, shop.device.device)
+        mine: list[Listener] = [checkpoints, MetricsFile(shop.folder.path / "metrics.jsonl"), energy, progress]
         try:
             fit(
                 cohort, batches, validate, shop.device, epochs=train.epochs,

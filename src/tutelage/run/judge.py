@@ -62,7 +62,7 @@ def judge(job: Job, shop: Workshop, teacher: TeacherInHand, *, wall_seconds: flo
         models = {"teacher": module, **timed} if module is not None else timed
         # Timed where they will most likely run: on the CPU, whatever trained them.
         batch = next(iter(shop.plain(test))).inputs["x"][:_TIMED].cpu()
-        times = latency({name: model.to("cpu") for name, model in models.items()}, batch)
+        times = latency({name: model.to("cpu") for name, model in models.items()}, batch, reference="teacher")
     report = evaluation.scorecard(
         labels=test.targets.numpy(),
         ids=test.ids.numpy(),
@@ -89,6 +89,8 @@ def judge(job: Job, shop: Workshop, teacher: TeacherInHand, *, wall_seconds: flo
     headline = report["headline"]
     said = {arm.name: [np.asarray(one.logits) for one in arm.students] for arm in arms if arm.name == headline}
     report["pictures"] = forgotten_pictures(test, report["summary"]["forgotten"]["ids"], said)
+    if "energy" in shop.folder.manifest:
+        report["energy"] = shop.folder.manifest["energy"]
     write_report(folder, report)
     return report
 
