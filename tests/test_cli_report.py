@@ -78,6 +78,18 @@ def test_a_number_altered_by_hand_is_found_and_nothing_is_written(copy: Path, fi
     assert contents(copy) == contents(finished)
 
 
+def test_another_machines_last_digit_is_no_difference_and_stays(copy: Path) -> None:
+    found: dict[str, float] = {}
+
+    def change(report: dict[str, Any]) -> None:
+        nll = report["models"][2]["metrics"]["nll"]
+        found["nll"] = nll["value"] = float(np.nextafter(nll["value"], 9))
+
+    alter(copy, change)
+    assert call("report", str(copy)).out.startswith("every number follows")
+    assert json.loads((copy / "report.json").read_text())["models"][2]["metrics"]["nll"]["value"] == found["nll"]
+
+
 def test_a_report_of_another_version_is_not_called_altered(copy: Path) -> None:
     def change(report: dict[str, Any]) -> None:
         report["versions"]["tutelage"] = "0.0.7"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 import tutelage
 from tutelage.connectors import Connector
 from tutelage.errors import InputError, ModelError
-from tutelage.losses import cross_entropy
+from tutelage.losses import cross_entropy, variational
 from tutelage.models import ModelSpec, build, state_digest
 from tutelage.objective import Objective, Place, Term
 from tutelage.run import load_student
@@ -142,6 +143,19 @@ def test_the_loss_is_that_of_the_layers_and_the_gradient_reaches_both_parts() ->
     assert all(p.grad is not None for p in student.net.stages.parameters())
     assert all(p.grad is None for p in teacher.parameters())
     assert {id(p) for p in connector.parameters()} <= {id(p) for p in distiller.parameters()}
+
+
+def test_a_learned_variance_is_kept_with_its_connector() -> None:
+    teacher, student, example = cnn(16), cnn(8), batch()
+    distiller = tutelage.Distiller(student, teacher, [Term(variational, at=STAGE)], example=example)
+    connector = distiller.student.connectors["0-0"]
+    assert connector.log_variance.shape == (24,)
+    before = distiller(example).parts["variational"]
+    optimizer = torch.optim.SGD(distiller.parameters(), lr=0.1)
+    distiller(example).loss.backward()
+    optimizer.step()
+    assert float(connector.log_variance.detach().mean()) < math.log(5.0)  # the features are nearer than that
+    assert float(distiller(example).parts["variational"]) < float(before)
 
 
 def test_probing_shapes_changes_neither_weights_nor_statistics_nor_modes() -> None:

@@ -207,8 +207,8 @@ def test_shapes_tell_teacher_scratch_and_compressed() -> None:
         "teacher": 'polygon "seed m-teacher',
         "scratch": 'rect "seed m-baseline',
         "scratch.int8": 'rect "open m-baseline',
-        "distilled": 'circle "seed m-1',
-        "distilled.int8": 'circle "open m-1',
+        "distilled": 'circle "seed m-0',
+        "distilled.int8": 'circle "open m-0',
     }
     for words in ("Triangle", "Squares", "Circles", "Hollow"):
         assert words in page

@@ -318,16 +318,18 @@ def test_the_tree_of_errors_is_drawn_as_it_is() -> None:
     }
 
 
-def test_the_snippet_of_the_card_loads_the_student(finished: tutelage.Run, tmp_path: Path) -> None:
+def test_the_snippets_of_the_card_load_the_student(finished: tutelage.Run, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     shutil.copytree(finished.folder, moved)
     card = (moved / "README.md").read_text(encoding="utf-8")
-    (snippet,) = re.findall(r"^```python\n(.*?)^```", card, re.MULTILINE | re.DOTALL)
-    assert str(finished.folder) not in snippet
-    shown = subprocess.run(
-        [sys.executable, "-c", snippet + "\nprint(tuple(logits.shape))"], cwd=moved, capture_output=True, text=True
-    )
-    assert shown.stdout == "(1, 10)\n", shown.stderr
+    snippets = re.findall(r"^```python\n(.*?)^```", card, re.MULTILINE | re.DOTALL)
+    assert ["tutelage" in snippet for snippet in snippets] == [True, False]
+    for snippet in snippets:
+        assert str(finished.folder) not in snippet
+        shown = subprocess.run(
+            [sys.executable, "-c", snippet + "\nprint(tuple(logits.shape))"], cwd=moved, capture_output=True, text=True
+        )
+        assert shown.stdout == "(1, 10)\n", shown.stderr
 
 
 def test_the_teacher_learns_in_its_own_precision(tmp_path: Path) -> None:

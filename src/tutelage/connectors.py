@@ -11,11 +11,13 @@ Shapes:  B batch · D features · T tokens · C channels · H, W height and widt
 
 from __future__ import annotations
 
+import math
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tutelage.errors import ModelError
+from tutelage.losses.vectors import pooled
 from tutelage.objective import Objective, matched_key
 from tutelage.taps import Taps, feature_at
 from tutelage.types import Outputs
@@ -23,6 +25,7 @@ from tutelage.types import Outputs
 __all__ = ["Connector", "Listening", "connect", "outputs_of"]
 
 _HEADS = 4
+_VARIANCE = 5.0
 
 
 class Connector(nn.Module):
@@ -32,12 +35,15 @@ class Connector(nn.Module):
         student: shape of the student's feature, (B, D), (B, T, D) or (B, C, H, W).
         teacher: shape of the teacher's, of the same kind.
         kind: a key of `objective.CONNECTORS`.
+        variance: whether a variance for each of the teacher's channels learns along, from 5 on as VID's authors do.
 
     Raises:
         ModelError: the shapes are of different kinds, differ in tokens, or the kind does not suit them.
     """
 
-    def __init__(self, student: tuple[int, ...], teacher: tuple[int, ...], kind: str = "auto") -> None:
+    def __init__(
+        self, student: tuple[int, ...], teacher: tuple[int, ...], kind: str = "auto", *, variance: bool = False
+    ) -> None:
         super().__init__()
         maps = len(student) == 4
         self.size = (teacher[2], teacher[3]) if len(teacher) == 4 else None
@@ -58,16 +64,11 @@ class Connector(nn.Module):
         if kind == "auto":
             kind = "none" if ours == theirs else "linear"
         self.layers = _layers(kind, ours, theirs, maps, len(student))
+        self.log_variance = nn.Parameter(torch.full((theirs,), math.log(_VARIANCE))) if variance else None
 
     def forward(self, feature: Tensor) -> Tensor:
         if self.size is not None and tuple(feature.shape[2:]) != self.size:
-            shrinks = all(own >= wanted for own, wanted in zip(feature.shape[2:], self.size, strict=True))
-            # Averages where there is more than enough, straight lines between neighbours where there is too little.
-            feature = (
-                F.adaptive_avg_pool2d(feature, self.size)
-                if shrinks
-                else F.interpolate(feature, self.size, mode="bilinear", align_corners=False)
-            )
+            feature = pooled(feature, self.size)  # averages of windows; repeats what is there where there is too little
         matched: Tensor = self.layers(feature)
         return matched
 
@@ -99,7 +100,8 @@ class Listening(nn.Module):
                 theirs = feature_at(answer.features, place.teacher, "the teacher")
                 key = matched_key(number, pair)
                 try:
-                    connector = Connector(tuple(ours.shape), tuple(theirs.shape), term.connector)
+                    learns = "log_variance" in term.needs
+                    connector = Connector(tuple(ours.shape), tuple(theirs.shape), term.connector, variance=learns)
                 except ModelError as error:
                     raise ModelError(
                         f"term `{term.name}` at {place.student} → {place.teacher}: {error.problem.what}",
@@ -113,6 +115,10 @@ class Listening(nn.Module):
         logits = self.student(x)
         features = self._taps.take()
         matched = {key: self.connectors[key](feature_at(features, place, "the student")) for place, key in self._routes}
+        for _, key in self._routes:
+            variance = self.connectors[key].log_variance
+            if isinstance(variance, Tensor):
+                matched[f"{key}-variance"] = variance
         return logits, features, matched
 
     def _probed(self, example: Tensor) -> dict[str, Tensor]:

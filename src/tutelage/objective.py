@@ -34,6 +34,7 @@ NEEDS: Mapping[str, str] = {
     "student_features": "what several of the student's layers put out, a list",
     "matched_features": "the same behind connectors, each in the shape of the teacher's",
     "teacher_features": "what several of the teacher's layers put out, a list",
+    "log_variance": "a number for each of the teacher's channels that learns with the connector, (C,)",
 }
 CONNECTORS: Mapping[str, str] = {
     "auto": "linear where the widths differ, else none",
@@ -294,6 +295,8 @@ def _read(
             return teacher.logits
         found = [feature_at(teacher.features, place.teacher, "the teacher") for place in places]
         return found if need == "teacher_features" else found[0]
+    if need == "log_variance":
+        return student.matched[f"{matched_key(number, 0)}-variance"]
     if need.startswith("matched_"):
         found = [student.matched[matched_key(number, pair)] for pair in range(len(places))]
         return found if need == "matched_features" else found[0]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tutelage.errors import InputError
 from tutelage.evaluation.calibration import risk_coverage
-from tutelage.evaluation.metrics import ECE_BINS, Floats, Ints, log_probabilities, predictions
+from tutelage.evaluation.metrics import ECE_BINS, Floats, Ints, equal_mass, log_probabilities, predictions
 from tutelage.evaluation.ranking import log_odds, roc_curve
 from tutelage.evaluation.significance import Estimate, wilson
 
@@ -94,25 +94,6 @@ def _model(several: Sequence[Floats], truth: Ints) -> dict[str, Any]:
         "risk_coverage": _risk_coverage(several, truth),
         "roc": _roc(several, truth),
     }
-
-
-def equal_mass(order: Floats, values: Floats, bins: int) -> tuple[list[NDArray[np.int64]], Floats]:
-    """Rows cut into bins of equal size from the least `order` to the greatest, and `values` with ties shared.
-
-    Rows of the very same order share the mean of their values, so that it cannot matter which of them stands in which
-    bin; `metrics.ece` cuts in the same way.
-
-    Args:
-        order: (N,).
-        values: (N,) or (N, K).
-        bins: fewer are made of fewer rows.
-    """
-    _, group = np.unique(order, return_inverse=True)
-    wide = values.reshape(values.shape[0], -1)
-    sums = np.stack([np.bincount(group, weights=column) for column in wide.T], axis=1)
-    shared = (sums / np.bincount(group)[:, None])[group].reshape(values.shape)
-    parts = np.array_split(np.argsort(order, kind="stable"), min(bins, order.size))
-    return list(parts), np.asarray(shared, dtype=np.float64)
 
 
 def _reliability(confidence: Floats, right: NDArray[np.bool_], seeds: int) -> list[dict[str, Any]]:

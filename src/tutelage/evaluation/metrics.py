@@ -175,13 +175,28 @@ def ece(logits: Floats, labels: Ints, bins: int = ECE_BINS) -> float:
     """
     log_p = log_probabilities(logits)
     confidence = np.exp(log_p.max(axis=1))
-    right = (predictions(logits) == labels).astype(np.float64)
-    _, group = np.unique(confidence, return_inverse=True)
-    right = (np.bincount(group, weights=right) / np.bincount(group))[group]
-    order = np.argsort(confidence, kind="stable")
-    parts = np.array_split(order, min(bins, labels.size))
+    parts, right = equal_mass(confidence, (predictions(logits) == labels).astype(np.float64), bins)
     gaps = [abs(float(np.sum(confidence[part]) - np.sum(right[part]))) for part in parts]
     return float(sum(gaps) / labels.size)
+
+
+def equal_mass(order: Floats, values: Floats, bins: int) -> tuple[list[NDArray[np.int64]], Floats]:
+    """Rows cut into bins of equal size from the least `order` to the greatest, and `values` with ties shared.
+
+    Rows of the very same order share the mean of their values, so that it cannot matter which of them stands in which
+    bin.
+
+    Args:
+        order: (N,).
+        values: (N,) or (N, K).
+        bins: fewer are made of fewer rows.
+    """
+    _, group = np.unique(order, return_inverse=True)
+    wide = values.reshape(values.shape[0], -1)
+    sums = np.stack([np.bincount(group, weights=column) for column in wide.T], axis=1)
+    shared = (sums / np.bincount(group)[:, None])[group].reshape(values.shape)
+    parts = np.array_split(np.argsort(order, kind="stable"), min(bins, order.size))
+    return list(parts), np.asarray(shared, dtype=np.float64)
 
 
 def agreement(student_logits: Floats, teacher_logits: Floats) -> float:

@@ -21,6 +21,7 @@ from tutelage.evaluation.significance import LEVEL, Estimate
 
 _MOST_CELLS = 400_000_000  # counts looked at for one interval: some seconds
 _LEAST_RESAMPLES = 200
+_FAR_TOO_MANY = 5 * _MOST_CELLS  # where even the least resamples would take minutes
 _BLOCK = 1_000_000  # counts at a time
 
 
@@ -86,7 +87,8 @@ def bootstrap(
 
     Returns:
         One mapping for each side and, of two, a third: first − second. Metrics that are not defined are left out;
-        resamples in which one is not defined do not count for its interval. A single unit gives no interval.
+        resamples in which one is not defined do not count for its interval. A single unit gives no interval, nor does a
+        metric so dear that even 200 resamples would take minutes, as AUC over a thousand classes.
 
     Raises:
         InputError: neither one nor two sides, or fewer than 100 resamples.
@@ -98,11 +100,13 @@ def bootstrap(
         width = max(part.width for part in together)
         taken = min(resamples, max(_LEAST_RESAMPLES, _MOST_CELLS // (units * width)))
         exact = [part.at(np.ones((1, units))) for part in together]
+        if taken * units * width > _FAR_TOO_MANY:
+            taken = 0
         blocks = [[part.at(counts) for part in together] for counts in _drawn(units, taken, strata, seed)]
         method = f"bootstrap over {unit}{'' if strata is None else ', by class'}, {taken} resamples"
         for name in exact[0]:
             values = [float(side[name][0]) for side in exact]
-            draws = [np.concatenate([block[i][name] for block in blocks]) for i in range(len(together))]
+            draws = [np.concatenate([np.empty(0), *(block[i][name] for block in blocks)]) for i in range(len(together))]
             if len(together) == 2:
                 values.append(values[0] - values[1])
                 draws.append(draws[0] - draws[1])
@@ -116,7 +120,7 @@ def bootstrap(
 def _estimate(value: float, drawn: Floats, units: int, method: str) -> Estimate:
     defined = drawn[~np.isnan(drawn)]
     if units < 2 or not defined.size:
-        return Estimate(value, None, None, units, 1, "single run")
+        return Estimate(value, None, None, units, 1, "single run" if units < 2 else "no interval: too dear to resample")
     low, high = np.quantile(defined, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
     return Estimate(value, float(low), float(high), units, 1, method)
 

@@ -4,20 +4,87 @@
 parameters say what it reads. Helpers are in `losses.targets` (top-k, masks) and `losses.chunking`.
 """
 
+from tutelage.losses.contrastive import contrastive, info_nce
 from tutelage.losses.divergences import jensen_shannon, reverse_soft_target, skewed, skewed_reverse, soft_target
+from tutelage.losses.features import (
+    attention_transfer,
+    factor_transfer,
+    flow,
+    hint,
+    neuron_selectivity,
+)
+from tutelage.losses.features_targets import activation_boundary, overhaul, variational
+from tutelage.losses.features_transformer import (
+    attention_kl,
+    attention_mse,
+    cosine_hidden,
+    hidden_mse,
+    patient,
+    relation_kl,
+)
+from tutelage.losses.independent import (
+    binary_cross_entropy,
+    binary_soft_target,
+    bounded_regression,
+    margin_mse,
+    regression_mse,
+)
 from tutelage.losses.logits import cross_entropy, decoupled, hard_label, logit_mse
+from tutelage.losses.normalised import adaptive_kl, normalized, one_for_all, teacher_free, weighted_soft_target
+from tutelage.losses.relations import (
+    correlation_congruence,
+    probabilistic_transfer,
+    relational_angle,
+    relational_distance,
+    similarity_preserving,
+)
 from tutelage.losses.scale_free import dist, standardized
+from tutelage.losses.temperatures import multi_level, transformed_teacher, weighted_transformed_teacher
 
 __all__ = [
+    "activation_boundary",
+    "adaptive_kl",
+    "attention_kl",
+    "attention_mse",
+    "attention_transfer",
+    "binary_cross_entropy",
+    "binary_soft_target",
+    "bounded_regression",
+    "contrastive",
+    "correlation_congruence",
+    "cosine_hidden",
     "cross_entropy",
     "decoupled",
     "dist",
+    "factor_transfer",
+    "flow",
     "hard_label",
+    "hidden_mse",
+    "hint",
+    "info_nce",
     "jensen_shannon",
     "logit_mse",
+    "margin_mse",
+    "multi_level",
+    "neuron_selectivity",
+    "normalized",
+    "one_for_all",
+    "overhaul",
+    "patient",
+    "probabilistic_transfer",
+    "regression_mse",
+    "relation_kl",
+    "relational_angle",
+    "relational_distance",
     "reverse_soft_target",
+    "similarity_preserving",
     "skewed",
     "skewed_reverse",
     "soft_target",
     "standardized",
+    "teacher_free",
+    "transformed_teacher",
+    "variational",
+    "weighted_soft_target",
+    "weighted_transformed_teacher",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -49,6 +50,11 @@ def chunked(loss: Callable[..., Tensor], rows: int) -> Callable[..., Tensor]:
     name = getattr(inner, "__name__", str(inner))
     if rows < 1:
         raise InputError("a chunk has at least one row", given=f"rows={rows}", expected="rows ≥ 1")
+    if any(need.endswith(("_feature", "_features")) for need in inspect.signature(loss).parameters):
+        raise InputError(
+            f"{name} reads features, which are not cut into chunks", given=f"chunked({name}, {rows})",
+            expected="a loss on logits", fix="use it whole",
+        )  # fmt: skip
     if any(inner is coupled for coupled in COUPLED):
         raise InputError(
             f"{name} compares rows with each other, so it cannot be computed in chunks",

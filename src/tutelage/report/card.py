@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from tutelage.report import facts, numbers
+from tutelage.report.markup import TURNS
 from tutelage.report.plain import snippet
 from tutelage.report.verdict import verdict
 
@@ -20,10 +21,6 @@ Report = Mapping[str, Any]
 _HUB_METRICS = {"accuracy": "accuracy", "macro_recall": "recall", "macro_f1": "f1"}
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 # Marks that turn the direction of the text after them; a name with one would rearrange the sentence around it.
-_TURNS = {
-    ord(mark): f"\\u{ord(mark):04x}"
-    for mark in "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-}
 _WEAK = 3
 
 
@@ -214,7 +211,7 @@ def _loading(report: Report) -> list[str]:
         model = student.get("model")
         plain = snippet(_file(report), model if isinstance(model, str) else None, _section(student, "args"))
         parts += ["Without tutelage, with torch and safetensors alone:\n", _fenced(plain, "python")]
-    names = json.dumps(list(report["classes"]), ensure_ascii=False).translate(_TURNS)
+    names = json.dumps(list(report["classes"]), ensure_ascii=False).translate(TURNS)
     shown = (
         f"<details><summary>The classes, in the order of the logits</summary>\n\n{_fenced(names, 'json')}\n</details>\n"
     )
@@ -252,14 +249,14 @@ def _cell(text: str) -> str:
 
 def _plain(text: str) -> str:
     """Text in which Markdown and HTML find nothing to act on; one line stays one line."""
-    flat = " ".join(text.split()).translate(_TURNS)
+    flat = " ".join(text.split()).translate(TURNS)
     quiet = re.sub(r"([\\`*_\[\]<>#&~$]|:(?=//)|(?<=www)\.)", r"\\\1", flat)
     return quiet.replace("\\<", "&lt;").replace("\\>", "&gt;")
 
 
 def _latex(text: str) -> str:
     """Text that BibTeX takes as it stands: braces would end the field, and the rest has a meaning in TeX."""
-    flat = " ".join(text.split()).translate(_TURNS)
+    flat = " ".join(text.split()).translate(TURNS)
     return re.sub(r"[{}\\]", "", flat).translate({ord(mark): f"\\{mark}" for mark in "%&#_$"})
 
 

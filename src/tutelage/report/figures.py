@@ -78,7 +78,7 @@ def forest(report: Mapping[str, Any]) -> Safe:
     parts.append(tag("line", x1=scale(0), x2=scale(0), y1=30, y2=height - 34, class_="zero"))
     for row, item in enumerate(items):
         parts += _gain(scale, item, 84 * row, colour(report, item["name"]))
-    return _svg(height, "Difference in test accuracy between each distilled student and the baseline", parts)
+    return svg(height, "Difference in test accuracy between each distilled student and the baseline", parts)
 
 
 def _gain(scale: Scale, item: Mapping[str, Any], top: float, paint: str) -> list[Safe]:
@@ -93,7 +93,7 @@ def _gain(scale: Scale, item: Mapping[str, Any], top: float, paint: str) -> list
     kinds = [item[kind] for kind in ("by_seed", "by_example") if item[kind] is not None]
     for line, estimate in enumerate(kinds):
         parts += _range(scale, estimate, top + 46 + 22 * line, f"{'thin' if line else 'thick'} {paint}")
-    parts += [_dot(scale(gain["difference"]), top + 46, 3.2, f"open {paint}") for gain in item["per_seed"]]
+    parts += [dot(scale(gain["difference"]), top + 46, 3.2, f"open {paint}") for gain in item["per_seed"]]
     return [*parts, _diamond(scale(difference["value"]), top + 46, paint)]
 
 
@@ -123,11 +123,11 @@ def strip(report: Mapping[str, Any]) -> Safe:
         name, paint, y = arm["name"], colour(report, arm["name"]), middle[arm["name"]]
         mean = scale(arm["metrics"]["accuracy"]["value"])
         parts += [
-            tag("text", name, x=_SIDE, y=y - 20, class_="name halo"),
+            tag("text", _short(name, 44), x=_SIDE, y=y - 20, class_="name halo"),
             tag("line", x1=mean, x2=mean, y1=y - 12, y2=y + 12, class_=f"mean {paint}"),
-            *(_dot(scale(value), y + lane[seed], 4.6, f"seed {paint}") for seed, value in values[name].items()),
+            *(dot(scale(value), y + lane[seed], 4.6, f"seed {paint}") for seed, value in values[name].items()),
         ]
-    return _svg(height, "Test accuracy of every seed", parts)
+    return svg(height, "Test accuracy of every seed", parts)
 
 
 def curves(report: Mapping[str, Any], metric: str, *, share: bool) -> Safe:
@@ -161,7 +161,7 @@ def curves(report: Mapping[str, Any], metric: str, *, share: bool) -> Safe:
     parts.append(tag("clipPath", frame, id=f"frame-{metric}"))
     lines = [_curve(series, x, y, colour(report, name)) for name, series in by_arm.items()]
     parts.append(tag("g", lines, clip_path=f"url(#frame-{metric})"))
-    return _svg(height, f"{metric} by epoch", parts)
+    return svg(height, f"{metric} by epoch", parts)
 
 
 def _floor(by_arm: Mapping[str, Sequence[Mapping[str, float]]]) -> float:
@@ -177,11 +177,11 @@ def _curve(series: Sequence[Mapping[str, float]], x: Scale, y: Scale, paint: str
     return join(
         tag("polygon", points=" ".join(upper + lower), class_=f"band {paint}"),
         tag("polyline", points=" ".join(line), class_=f"curve {paint}"),
-        _dot(x(series[-1]["epoch"]), y(series[-1]["mean"]), 3.5, f"seed {paint}"),
+        dot(x(series[-1]["epoch"]), y(series[-1]["mean"]), 3.5, f"seed {paint}"),
     )
 
 
-def _svg(height: float, label: str, parts: Sequence[object]) -> Safe:
+def svg(height: float, label: str, parts: Sequence[object]) -> Safe:
     return tag("svg", tag("title", label), parts, viewBox=f"0 0 {WIDTH} {height}", role="img", class_="chart")
 
 
@@ -216,7 +216,7 @@ def _short(name: str, most: int = 30) -> str:
     return name if len(name) <= most else name[: most - 1] + "…"
 
 
-def _dot(x: float, y: float, radius: float, classes: str) -> Safe:
+def dot(x: float, y: float, radius: float, classes: str) -> Safe:
     return tag("circle", cx=x, cy=y, r=radius, class_=classes)
 
 

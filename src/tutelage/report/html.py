@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-from tutelage.report import classwise, cost, facts, figures, numbers, tables
+from tutelage.report import classwise, cost, facts, figures, numbers, parts, tables, trust
 from tutelage.report.markup import Safe, join, tag
 from tutelage.report.roster import roster
 from tutelage.report.verdict import Verdict, verdict
@@ -33,7 +33,20 @@ def page(report: Report) -> str:
         tag("title", title),
         tag("style", Safe(resources.files(__package__).joinpath("page.css").read_text(encoding="utf-8"))),
     )
-    sections = [_models, cost.cost, _evidence, _training, _classes, _confusions, _integrity, _use, _doubt]
+    sections = [
+        _models,
+        _evidence,
+        _folds,
+        cost.cost,
+        trust.fidelity,
+        trust.calibration,
+        _training,
+        _classes,
+        _confusions,
+        _integrity,
+        _use,
+        _doubt,
+    ]
     body = tag(
         "body",
         tag("header", _header(report)),
@@ -122,10 +135,6 @@ def _within(interval: str, unit: str) -> str:
     return "single run, no interval" if interval == numbers.MISSING else f"95 % CI {interval} {unit}"
 
 
-def _section(title: str, lead: str, *children: object) -> Safe:
-    return tag("section", tag("h2", title), tag("p", tables.text(lead), class_="lead"), children)
-
-
 def _models(report: Report) -> Safe:
     several = (
         "Numbers are means over seeds, and under them stands the 95 % t interval over seeds; accuracy has the interval "
@@ -133,11 +142,11 @@ def _models(report: Report) -> Safe:
     )
     words = several if len(report["seeds"]) > 1 else "This is a single run, so only accuracy has an interval."
     many = len(report["models"]) > _MOST_ACROSS
-    return _section(
+    return parts.section(
         "The models side by side",
         f"Every model answered the same test part, from its file on disk. {words}",
         tag("div", roster(report) if many else tables.main(report), class_="card wide", style="max-height:none"),
-        _more("All of it", tag("div", tables.main(report), class_="card wide")) if many else None,
+        parts.more("All of it", tag("div", tables.main(report), class_="card wide")) if many else None,
         _measures(report),
     )
 
@@ -152,13 +161,13 @@ def _measures(report: Report) -> Safe | None:
         "distillation should be credited with."
     )
     whole = tag("div", table, class_="card wide", style="max-height:none")
-    return _more("More measures", join(tag("p", note, class_="note") if fitted else None, whole))
+    return parts.more("More measures", join(tag("p", note, class_="note") if fitted else None, whole))
 
 
 def _evidence(report: Report) -> Safe | None:
     """Whether the gain is real, seed by seed and example by example."""
     arms = [model["name"] for model in report["models"] if model["role"] not in ("teacher", "compressed")]
-    runs = _figure(
+    runs = parts.figure(
         "Every single run",
         figures.legend(report, ["teacher", *arms]) + figures.strip(report),
         f"Test accuracy, n = {report['data']['totals']['test']:,}, {numbers.plural(len(report['seeds']), 'seed')}. One "
@@ -167,7 +176,7 @@ def _evidence(report: Report) -> Safe | None:
         tables.runs(report),
     )
     if not report["comparisons"]:
-        return _section("How much the runs differ", "Nothing was compared, so these are the runs alone.", runs)
+        return parts.section("How much the runs differ", "Nothing was compared, so these are the runs alone.", runs)
     single = report["comparisons"][0]["basis"] == "examples"
     caption = (
         "single run: the interval is a paired bootstrap over test examples, by class; it says nothing of other seeds."
@@ -175,18 +184,32 @@ def _evidence(report: Report) -> Safe | None:
         else "thick and diamond: paired t by seed, which decides; thin: paired bootstrap over test examples; rings: "
         "single seeds. Right of 0 means that distillation helped."
     )
-    gain = _figure(
+    gain = parts.figure(
         "What distillation added",
         figures.forest(report),
         f"Difference in test accuracy, 95 % intervals, n = {report['data']['totals']['test']:,}, "
         f"{numbers.plural(len(report['seeds']), 'seed')}; {caption}",
         tables.comparisons(report),
     )
-    return _section(
+    return parts.section(
         "Is the gain real?",
         "The same student was trained with and without the teacher, on the same batches and views, so the two are "
         "compared in pairs.",
         tag("div", gain, runs, class_="pair-of"),
+    )
+
+
+def _folds(report: Report) -> Safe | None:
+    """Of a cross-validation: the difference in every fold."""
+    folds = report.get("folds")
+    if not folds or not folds["comparisons"]:
+        return None
+    tested = report["data"]["totals"]["test"]
+    return parts.section(
+        f"Fold by fold, {folds['count']} of them",
+        f"Every one of the {tested:,} examples was in the test part of one fold, answered by models that never saw it. "
+        "The interval over folds is wider than a plain one, since folds share most of what they learn from.",
+        tag("div", tables.folds(report), class_="card wide"),
     )
 
 
@@ -207,7 +230,7 @@ def _training(report: Report) -> Safe | None:
         arms = list(report["curves"][metric])
         teacher = ["teacher"] if metric == "val_accuracy" and report["teacher_val_accuracy"] is not None else []
         cards.append(
-            _figure(
+            parts.figure(
                 title,
                 figures.legend(report, [*teacher, *arms]) + figures.curves(report, metric, share=share),
                 f"{'Percent' if share else 'Nats per example'}, mean over {seeds}; "
@@ -215,22 +238,11 @@ def _training(report: Report) -> Safe | None:
                 tables.curve(report, metric, share=share),
             )
         )
-    return _section(
+    return parts.section(
         "How the students learned",
         "Measured on the validation part after every epoch, never on the test part.",
         tag("div", cards, class_="pair-of"),
     )
-
-
-def _figure(title: str, picture: object, caption: str, table: Safe) -> Safe:
-    details = _more("The numbers", tag("div", table, class_="wide"))
-    picture = Safe(picture) if isinstance(picture, str) else picture
-    return tag("figure", tag("h3", title), picture, tag("figcaption", tables.text(caption)), details, class_="card")
-
-
-def _more(title: str, content: Safe, *, printed: bool = False) -> Safe:
-    """What is there for those who ask; paper cannot be asked, so some of it is always printed."""
-    return tag("details", tag("summary", title), content, class_="keep" if printed else None)
 
 
 def _classes(report: Report) -> Safe:
@@ -238,14 +250,14 @@ def _classes(report: Report) -> Safe:
     extra = f" The bars show ‘{report['headline']}’ minus ‘{against}’." if against else ""
     marks = classwise.marks(report)
     forgotten, newly = report["summary"]["forgotten"]["count"], report["summary"]["newly_right"]["count"]
-    return _section(
+    return parts.section(
         "Class by class",
         f"Recall on the test part, mean over {numbers.plural(len(report['seeds']), 'seed')}.{extra} A star marks a "
         "change that survives a false-discovery rate of 5 % over all classes. "
         f"{numbers.plural(forgotten, 'test example')} that the teacher gets right went wrong in every run of "
         f"‘{report['headline']}’, and {newly:,} the other way round.",
         tag("div", classwise.classes(report), class_="card wide"),
-        None if marks is None else _more("Precision, recall, F1 and AUC", tag("div", marks, class_="card wide")),
+        None if marks is None else parts.more("Precision, recall, F1 and AUC", tag("div", marks, class_="card wide")),
         _forgotten(report, forgotten),
     )
 
@@ -268,14 +280,14 @@ def _forgotten(report: Report, count: int) -> Safe | None:
         if count > len(pictures)
         else (f"What ‘{report['headline']}’ forgot")
     )
-    return _more(title, tag("div", shown, class_="card pictures"))
+    return parts.more(title, tag("div", shown, class_="card pictures"))
 
 
 def _confusions(report: Report) -> Safe:
     confusion = report["confusion"]
     pairs = tag("div", classwise.pairs(report), class_="card wide")
     if confusion["rates"] is None:
-        return _section(
+        return parts.section(
             "What is mistaken for what",
             f"With {len(report['classes']):,} classes only the pairs that ‘{report['headline']}’ mixes up most.",
             pairs,
@@ -283,28 +295,28 @@ def _confusions(report: Report) -> Safe:
     cards = [classwise.heat(report, name) for name in confusion["models"]]
     if confusion["difference"] is not None:
         cards.append(classwise.heat_difference(report))
-    return _section(
+    return parts.section(
         "What is mistaken for what",
         "Each row is a true class and adds up to 100 %; columns are what the model said. Mean over seeds, "
         f"n = {report['data']['totals']['test']:,}. In the last picture, a difference, teal is better: more right "
         "answers or fewer mistakes.",
         tag("div", [tag("div", card, class_="card") for card in cards], class_="pair-of"),
-        _more("The most common mistakes as a table", pairs),
+        parts.more("The most common mistakes as a table", pairs),
     )
 
 
 def _integrity(report: Report) -> Safe:
-    return _section(
+    return parts.section(
         "Data and integrity",
         "What was trained on, what was judged on, and the files that these numbers belong to.",
         tag("div", facts.facts(report), class_="card wide"),
-        _more("Examples of every class", tag("div", facts.counts(report), class_="wide")),
-        _more("Files and their sums", tag("div", facts.files(report), class_="wide"), printed=True),
+        parts.more("Examples of every class", tag("div", facts.counts(report), class_="wide")),
+        parts.more("Files and their sums", tag("div", facts.files(report), class_="wide"), printed=True),
     )
 
 
 def _use(report: Report) -> Safe:
-    return _section(
+    return parts.section(
         "Use the student",
         "The student is an ordinary PyTorch file. This loads it:",
         tag("pre", tag("code", report["load_snippet"])),
@@ -317,10 +329,10 @@ def _doubt(report: Report) -> Safe:
         tag("tr", tag("th", tables.LABELS.get(name, name)), tag("td", text, class_="text"))
         for name, text in report["methods"].items()
     ]
-    return _section(
+    return parts.section(
         "Get the same numbers",
         "The recipe below and the versions above are all that this run depended on.",
         tag("pre", tag("code", report["command"])),
-        _more("The recipe", tag("pre", tag("code", report["recipe"]["text"])), printed=True),
-        _more("How each number was computed", tag("table", tag("tbody", methods)), printed=True),
+        parts.more("The recipe", tag("pre", tag("code", report["recipe"]["text"])), printed=True),
+        parts.more("How each number was computed", tag("table", tag("tbody", methods)), printed=True),
     )

@@ -118,7 +118,7 @@ def more(report: Report) -> Safe | None:
 def _across(report: Report, groups: Sequence[Sequence[Row]]) -> Safe:
     """Groups of rows as one table with a column for each model."""
     models = report["models"]
-    head = [tag("th", "")]
+    head = [tag("th", "Measure")]
     for model in models:
         words = model["describes"] or ("" if model["role"] != "baseline" else "the same student, without the teacher")
         name = tag("span", model["name"], class_=f"key {colour(report, model['name'])}")
@@ -241,6 +241,23 @@ def comparisons(report: Report) -> Safe:
         gains = [{gain["seed"]: gain["difference"] for gain in item["per_seed"]} for item in items]
         rows.append([f"Seed {seed}", *(numbers.points(gain.get(seed), 2) for gain in gains)])
     return table(["", *(f"{item['name']} − {item['against']}" for item in items)], rows)
+
+
+def folds(report: Report) -> Safe:
+    """Of a cross-validation: differences in test accuracy, one column for each fold."""
+    found = report["folds"]
+    numbered = [f"Fold {number}" for number in range(1, found["count"] + 1)]
+    rows = [
+        [
+            f"{item['name']} − {item['against']}",
+            numbers.points(item["difference"]["value"], 2),
+            numbers.points_interval(item["difference"]),
+            numbers.p_value(item["p"]),
+            *(numbers.points(value, 2) for value in item["per_fold"]),
+        ]
+        for item in found["comparisons"]
+    ]
+    return table(["", "Mean", "95 % over folds, pp", "p", *numbered], rows)
 
 
 def _points(estimate: numbers.Estimate | None) -> str:

@@ -13,6 +13,7 @@ _STANTON = (
     "High agreement is not higher accuracy: a student may follow its teacher more closely and be right less often "
     "(Stanton et al., 2021)."
 )
+_MOST_ROWS = 12  # a longer table scrolls in its card
 _PARTS = (("test", "test part"), ("train", "training part"))
 
 
@@ -25,13 +26,14 @@ def calibration(report: Report) -> Safe | None:
     if not drawn or not drawn["models"]:
         return None
     cards = [card for group in _groups(report) for card in _curves(report, group)]
-    return parts.section(
-        "Can its confidence be believed?",
-        "A model that says 90 % should be right nine times in ten. Where it is not, one temperature fitted on the "
-        "validation part often mends it, and what that alone mends is nothing that distillation should be credited "
-        "with.",
-        tag("div", cards, _temperatures(report), class_="pair-of"),
-    )
+    temperatures = _temperatures(report)
+    lead = "A model that says 90 % should be right nine times in ten."
+    if temperatures is not None:
+        lead += (
+            " Where it is not, one temperature fitted on the validation part often mends it, and what that alone mends "
+            "is nothing that distillation should be credited with."
+        )
+    return parts.section("Can its confidence be believed?", lead, tag("div", cards, temperatures, class_="pair-of"))
 
 
 def _groups(report: Report) -> list[list[str]]:
@@ -158,12 +160,7 @@ def fidelity(report: Report) -> Safe | None:
         "How closely it follows the teacher",
         f"{_said(shown)} {_copied(shown)} {_STANTON}",
         tag("div", _table(report, arms), tag("p", tables.text(_note(shown)), class_="note"), class_="card wide"),
-        tag(
-            "div",
-            [_by_confidence(report, group) for group in _families(arms)],
-            class_="pair-of",
-            style="margin-top:16px",
-        ),
+        tag("div", charts, class_="pair-of", style="margin-top:16px"),
         parts.more("How these numbers were computed", _methods(found["methods"])),
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tutelage.report.figures import WIDTH, Scale, _dot, _svg, colour, padded
+from tutelage.report.figures import WIDTH, Scale, colour, dot, padded, svg
 from tutelage.report.markup import Safe, tag
 
 Report = Mapping[str, Any]
@@ -77,12 +77,12 @@ def reliability(report: Report, names: Sequence[str]) -> Safe:
             for item in models[name]["reliability"]
         ]
         found.append(plane.line(points, f"curve {paint}"))
-        found += [_dot(*plane.at(*point), 3.6, f"seed {paint}") for point in points]
+        found += [dot(*plane.at(*point), 3.6, f"seed {paint}") for point in points]
     tallest = max(share for spread in spreads.values() for _, share in spread)
     for row, name in enumerate(names):
         base = _HEIGHT + _ROW * (row + 1) - 8
         found += _bars(spreads[name], plane.x, base, tallest, colour(report, name))
-    return _svg(height, "Accuracy against confidence, with the spread of confidences", found)
+    return svg(height, "Accuracy against confidence, with the spread of confidences", found)
 
 
 def _spread(confidence: Report) -> list[tuple[float, float]]:
@@ -125,7 +125,7 @@ def risk_coverage(report: Report, names: Sequence[str]) -> Safe:
     for name in names:
         points = list(zip(curves[name]["coverage"], (min(risk, top) for risk in curves[name]["risk"]), strict=True))
         found.append(plane.line(points, f"curve {colour(report, name)}"))
-    return _svg(_HEIGHT, "Error rate against the share of answers kept", found)
+    return svg(_HEIGHT, "Error rate against the share of answers kept", found)
 
 
 def roc(report: Report, names: Sequence[str]) -> Safe:
@@ -138,7 +138,7 @@ def roc(report: Report, names: Sequence[str]) -> Safe:
         curve = report["drawn"]["models"][name]["roc"]
         points = list(zip(curve["false_positive"], curve["true_positive"], strict=True))
         found.append(plane.line(points, f"curve {colour(report, name)}"))
-    return _svg(_HEIGHT, "ROC curve, one class against the rest", found)
+    return svg(_HEIGHT, "ROC curve, one class against the rest", found)
 
 
 def by_confidence(report: Report, arms: Sequence[Report]) -> Safe:
@@ -161,8 +161,8 @@ def by_confidence(report: Report, arms: Sequence[Report]) -> Safe:
         found += [plane.whisker(x, item, paint) for x, item in zip(places, line, strict=True)]
         pixels = [(round(x, 2), plane.y(item["value"])) for x, item in zip(places, line, strict=True)]
         found.append(tag("polyline", points=" ".join(f"{x},{v}" for x, v in pixels), class_=f"curve {paint}"))
-        found += [_dot(x, v, 3.6, f"seed {paint}") for x, v in pixels]
-    return _svg(_HEIGHT, "Agreement with the teacher by the teacher's confidence", found)
+        found += [dot(x, v, 3.6, f"seed {paint}") for x, v in pixels]
+    return svg(_HEIGHT, "Agreement with the teacher by the teacher's confidence", found)
 
 
 def _sure(confidence: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ from tutelage.training import (
     Progress,
     Stop,
     StopSignals,
+    Trackers,
     fit,
     learning_rate,
     make_optimizer,
@@ -55,6 +56,7 @@ class Workshop:
     device: Device
     signals: StopSignals
     quiet: bool
+    trackers: Trackers = field(default_factory=Trackers)
 
     def plain(self, examples: Examples) -> Iterable[Batch]:
         """The examples in their order, without views."""
@@ -130,7 +132,8 @@ def train_cohort(
     shop.signals.checkpoints = checkpoints if shop.device.rank == 0 else None
     with Progress(shop.folder.tell, quiet=shop.quiet) as progress:
         energy = EnergyRecord(shop.folder, shop.device.device)
-        mine: list[Listener] = [checkpoints, MetricsFile(shop.folder.path / "metrics.jsonl"), energy, progress]
+        metrics = MetricsFile(shop.folder.path / "metrics.jsonl")
+        mine: list[Listener] = [checkpoints, metrics, energy, progress, shop.trackers]
         try:
             fit(
                 cohort, batches, validate, shop.device, epochs=train.epochs,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,8 +17,8 @@ from tutelage.errors import DamagedError, InputError, ModelError
 from tutelage.evaluation import metrics
 from tutelage.evaluation.predict import predict
 from tutelage.evaluation.significance import Estimate, over_seeds, wilson
-from tutelage.files import write_bytes
 from tutelage.report import numbers
+from tutelage.run.evalfiles import Kept, write_eval_file
 from tutelage.run.saved import finished_arm
 from tutelage.run.students import load_student, read_facts
 
@@ -172,6 +171,4 @@ def _labels(examples: Examples, classes: Sequence[str]) -> tuple[NDArray[np.int6
 
 
 def _keep(path: Path, examples: Examples, logits: NDArray[np.float64], labels: NDArray[np.int64]) -> None:
-    buffer = io.BytesIO()
-    np.savez(buffer, ids=examples.ids.numpy(), logits=logits, labels=labels)
-    write_bytes(path, buffer.getvalue())
+    write_eval_file(path, Kept(examples.ids.numpy(), labels, logits))

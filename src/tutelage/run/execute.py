@@ -29,7 +29,7 @@ from tutelage.run.judge import describe, judge
 from tutelage.run.students import save_student, student_file
 from tutelage.run.teacher import TeacherInHand, obtain_teacher
 from tutelage.taps import Taps
-from tutelage.training import Device, StopSignals, make_device
+from tutelage.training import Device, StopSignals, make_device, open_trackers
 
 __all__ = ["Run", "execute", "facts_of", "read_report", "run_recipe"]
 
@@ -131,7 +131,9 @@ def _under_way(job: Job, folder: RunFolder, device: Device, *, quiet: bool, comm
     folder.manifest["processes"] = device.world
     with StopSignals(fix=f"the same command continues: {command}") as signals, torch_settings(job):
         try:
-            return _run(job, Workshop(folder, device, signals, quiet), started, command)
+            names = job.trackers if device.rank == 0 else ()
+            with open_trackers(names, folder.path, facts_of(job), recipe=job.config, tell=folder.tell) as trackers:
+                return _run(job, Workshop(folder, device, signals, quiet, trackers), started, command)
         finally:
             # The time it took counts; a killed process loses only what it did since its start.
             folder.manifest["wall_seconds"] = folder.manifest.get("wall_seconds", 0.0) + time.monotonic() - started
@@ -143,6 +145,7 @@ def _run(job: Job, shop: Workshop, started: float, command: str) -> Run:
     students = _build_early(job)
     teacher = obtain_teacher(job, shop)
     _same_teacher(folder, teacher)
+    shop.trackers.rows("teacher", job.teacher.seed, teacher.curve)
     _introduce(job, shop, teacher, students)
     answers, recorded = answering(job, shop, teacher.teacher)
     for number, seed in enumerate(job.seeds, 1):
@@ -165,6 +168,7 @@ def _run(job: Job, shop: Workshop, started: float, command: str) -> Run:
     folder.tell("judging the students' files on the test part")
     seconds = folder.manifest["wall_seconds"] + time.monotonic() - started
     report = judge(job, shop, teacher, wall_seconds=seconds, command=command)
+    shop.trackers.final(report, verdict=verdict(report).text, page=folder.path / "report.html")
     folder.manifest["artifacts"] = {
         str(student_file(Path(), model["of"] or model["name"], run["seed"], model["compression"])): run["sha256"]
         for model in report["models"] if model["role"] != "teacher" for run in model["runs"]

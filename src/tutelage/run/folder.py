@@ -8,6 +8,7 @@ checkpoints/     where every cohort stands, to continue from
 students/<arm>/seed-<n>/student.safetensors                    the file that ships, and facts beside it
 eval/            what every model answered on the test part, and (…-val.npz) on the validation part
 report.json, report.html, README.md
+trackers/        what trackers keep, where the recipe names some
 debug/           only after a fault
 """
 
@@ -31,7 +32,7 @@ __all__ = ["RunFolder", "check_place"]
 # is known for a run's, wherever the removal was killed.
 _OURS = (
     "manifest.json", "metrics.jsonl", "log.txt", "teacher", "checkpoints", "students", "eval",
-    "report.json", "report.html", "README.md", "debug", "config.yaml",
+    "report.json", "report.html", "README.md", "trackers", "debug", "config.yaml",
 )  # fmt: skip
 _HALF_WRITTEN = re.compile(r"\..+\.\d+\.tmp")  # by a killed process, or by one that is at it; see `write_bytes`
 _MOST_SHOWN = 12

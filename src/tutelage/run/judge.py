@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,12 @@ from tutelage import evaluation
 from tutelage.data import Examples, Splits, leaks
 from tutelage.evaluation.cost import Latency, latency, multiply_adds, parameters
 from tutelage.evaluation.predict import ask, predict
-from tutelage.files import sha256, write_bytes
+from tutelage.files import sha256
 from tutelage.models import load_weights
 from tutelage.objective import Objective, title_of
 from tutelage.report import write_report
 from tutelage.run.cohorts import Workshop
+from tutelage.run.evalfiles import Kept, write_eval_file
 from tutelage.run.job import ArmPlan, Job
 from tutelage.run.pictures import forgotten_pictures
 from tutelage.run.students import read_facts, student_file
@@ -157,7 +157,8 @@ def _answers_of(
     for key, part in (("test", job.splits.test), ("val", job.splits.val), ("train", train_sample(job.splits))):
         logits = answer(shop.plain(part))
         ending = "" if key == "test" else f"-{key}"
-        _keep_answers(shop.folder.path / "eval" / f"{name}{ending}.npz", part, logits)
+        kept = Kept(part.ids.numpy(), part.targets.numpy(), logits.numpy())
+        write_eval_file(shop.folder.path / "eval" / f"{name}{ending}.npz", kept)
         found[key] = logits.numpy()
     return found
 
@@ -186,13 +187,6 @@ def describe(objective: Objective) -> str:
         extra += [f"{key} = {value}" for key, value in term.options.items()]
         words.append(text + (f" ({', '.join(extra)})" if extra else ""))
     return " + ".join(words)
-
-
-def _keep_answers(path: Path, examples: Examples, logits: Tensor) -> None:
-    """Ids, logits and labels, so that every statistic can be had again without a model."""
-    buffer = io.BytesIO()
-    np.savez(buffer, ids=examples.ids.numpy(), logits=logits.numpy(), labels=examples.targets.numpy())
-    write_bytes(path, buffer.getvalue())
 
 
 def _data_facts(job: Job, shop: Workshop) -> evaluation.DataFacts:

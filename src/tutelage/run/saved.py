@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 from tutelage.errors import DamagedError, DataError, InputError, MismatchError, nearest
 from tutelage.evaluation import metrics
 from tutelage.files import read_json
+from tutelage.run.evalfiles import read_eval_file
 from tutelage.run.execute import read_report
 
 __all__ = ["Side", "finished_arm", "read_side", "same_questions"]
@@ -106,26 +105,9 @@ def _answers(path: Path, classes: int) -> tuple[NDArray[np.int64], metrics.Float
 
     Examples of the very same content share an id; they stay in the order of the file, and have the same answers.
     """
-    try:
-        # Opened here: numpy leaves a file open that turns out to be no archive.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
-            ids, logits, labels = (np.asarray(saved[name]) for name in ("ids", "logits", "labels"))
-        if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
-            raise ValueError(f"ids are {ids.dtype} {ids.shape}")
-        if not np.issubdtype(logits.dtype, np.floating):
-            raise ValueError(f"logits are {logits.dtype}")
-        answers, truth = metrics.as_logits(logits, ids.size), metrics.as_labels(labels, classes)
-        if truth.shape != ids.shape or answers.shape[1] != classes:
-            raise ValueError(f"ids {ids.shape}, labels {truth.shape}, logits {answers.shape}, {classes} classes")
-    except (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        raise DamagedError(
-            f"{path} is not what a run wrote",
-            given=" ".join(str(error).split())[:200] or type(error).__name__,
-            expected=f"an .npz with ids (N,), logits (N, {classes}) and labels (N,)",
-            fix="restore the file from a copy, or run again",
-        ) from error
-    order = np.lexsort((truth, ids))
-    return np.stack([ids.astype(np.int64), truth], axis=1)[order], answers[order]
+    kept = read_eval_file(path, classes)
+    order = np.lexsort((kept.labels, kept.ids))
+    return np.stack([kept.ids, kept.labels], axis=1)[order], metrics.as_logits(kept.logits)[order]
 
 
 def same_questions(first: Side, second: Side) -> None:

@@ -9,6 +9,7 @@ from tutelage.training.optim import learning_rate, make_optimizer
 from tutelage.training.probe import pays_channels_last, suits_channels_last
 from tutelage.training.progress import MetricsFile, Progress
 from tutelage.training.signals import StopSignals
+from tutelage.training.trackers import Trackers, check_trackers, open_trackers
 
 __all__ = [
     "Arm",
@@ -22,10 +23,13 @@ __all__ = [
     "Progress",
     "Stop",
     "StopSignals",
+    "Trackers",
+    "check_trackers",
     "fit",
     "learning_rate",
     "make_device",
     "make_optimizer",
+    "open_trackers",
     "pays_channels_last",
     "suits_channels_last",
 ]

@@ -1,0 +1,81 @@
+"""The files in which a run keeps what its models answered: `eval/<model>.npz`, with ids, logits and labels."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tutelage.errors import DamagedError
+from tutelage.evaluation import metrics
+from tutelage.files import write_bytes
+
+__all__ = ["Kept", "eval_files", "read_eval_file", "write_eval_file"]
+
+_SUFFIXES = {"test": "", "val": "-val", "train": "-train"}
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Kept:
+    """What one file holds; rows in its own order."""
+
+    ids: NDArray[np.int64]  # (N,)
+    labels: metrics.Ints  # (N,)
+    logits: NDArray[np.floating[Any]]  # (N, C), as they were saved
+
+
+def eval_files(folder: Path, model: str, seed: int | None) -> dict[str, Path]:
+    """test, val, train -> where the answers of one model to that part lie, be they there or not.
+
+    Args:
+        folder: of the run.
+        model: "teacher", or the name of an arm.
+        seed: of the arm's student; None for the teacher.
+    """
+    name = model if seed is None else f"{model}-seed-{seed}"
+    return {part: folder / "eval" / f"{name}{suffix}.npz" for part, suffix in _SUFFIXES.items()}
+
+
+def write_eval_file(path: Path, kept: Kept) -> None:
+    """Write one file, whole or not at all; the same numbers always give the same bytes."""
+    buffer = io.BytesIO()
+    np.savez(buffer, ids=kept.ids, logits=kept.logits, labels=kept.labels)
+    write_bytes(path, buffer.getvalue())
+
+
+def read_eval_file(path: Path, classes: int) -> Kept:
+    """Read one file, and check that it holds what a run writes.
+
+    Args:
+        path: the .npz.
+        classes: C, how many classes the run has.
+
+    Raises:
+        DamagedError: it is missing, damaged, or holds something else.
+    """
+    try:
+        # Opened here: numpy leaves a file open that turns out to be no archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
+            ids, logits, labels = (np.asarray(saved[name]) for name in ("ids", "logits", "labels"))
+        if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
+            raise ValueError(f"ids are {ids.dtype} {ids.shape}")
+        if not np.issubdtype(logits.dtype, np.floating):
+            raise ValueError(f"logits are {logits.dtype}")
+        width, truth = metrics.as_logits(logits, ids.size).shape[1], metrics.as_labels(labels, classes)
+        if truth.shape != ids.shape or width != classes:
+            raise ValueError(f"ids {ids.shape}, labels {truth.shape}, logits {logits.shape}, {classes} classes")
+    except (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+        raise DamagedError(
+            f"{path} is not what a run wrote",
+            given=" ".join(str(error).split())[:200] or type(error).__name__,
+            expected=f"an .npz with ids (N,), logits (N, {classes}) and labels (N,)",
+            fix="restore the file from a copy, or run again",
+        ) from error
+    return Kept(ids.astype(np.int64), truth, logits)
