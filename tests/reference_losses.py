@@ -109,9 +109,7 @@ def log_sigmoid(z: Array) -> Array:
     return -np.log1p(np.exp(-z))
 
 
-def normalized(
-    student: Array, teacher: Array, labels: Array, gamma: float = 1.5, temperature: float = 1.0
-) -> float:
+def normalized(student: Array, teacher: Array, labels: Array, gamma: float = 1.5, temperature: float = 1.0) -> float:
     total = 0.0
     for z_s, z_t, y in zip(student, teacher, labels, strict=True):
         total -= softmax(z_t)[y] * np.log(softmax(z_s)[y])
@@ -223,3 +221,13 @@ def margin_mse(student: Array, teacher: Array, labels: Array) -> float:
         others = [c for c in range(len(s)) if c != y]
         total += np.mean([((t[y] - t[c]) - (s[y] - s[c])) ** 2 for c in others])
     return total / len(labels)
+
+
+def relaxed_ranking(student: Array, teacher: Array, top: int | None = None) -> float:
+    total = 0.0
+    for s, t in zip(student, teacher, strict=True):
+        left = list(np.argsort(-t))
+        for best in list(left)[:top]:
+            total -= np.log(np.exp(s[best]) / np.exp(s[left]).sum())
+            left.remove(best)
+    return total / len(student)

@@ -141,3 +141,16 @@ def test_code_attributes_and_marked_text_are_never_translated() -> None:
         )
     expected = '<p class="none" title="无">无<code>none</code><td class="text code">none</td></p>'
     assert shown == expected
+
+
+def test_the_page_says_which_language_it_is_in() -> None:
+    report = report_of()
+    assert '<html lang="zh-CN">' in page(report, "zh")
+    assert '<html lang="en">' in page(report)
+    assert page(report) == page(report, "en")
+
+
+def test_the_card_is_written_in_the_language_asked_for(tmp_path: Path) -> None:
+    write_report(tmp_path, report_of(), "zh")
+    assert "## 加载学生模型" in (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "蒸馏报告" in (tmp_path / "report.html").read_text(encoding="utf-8")

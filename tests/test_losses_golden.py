@@ -30,6 +30,7 @@ from tutelage.losses import (
     normalized,
     one_for_all,
     regression_mse,
+    relaxed_ranking,
     reverse_soft_target,
     skewed,
     skewed_reverse,
@@ -134,6 +135,7 @@ def test_soft_target_of_one_example(temperature: float, expected: float) -> None
         (reverse_soft_target(SHARES_S.log(), SHARES_T.log()), 0.196721),
         (adaptive_kl(SHARES_S.log(), SHARES_T.log()), 0.188862),
         (margin_mse(tensor([[4, 3]]), tensor([[5, 2]]), Y1), 4.0),
+        (relaxed_ranking(tensor([[2, 1, 0, 0.5]]), tensor([[9, 8, 1, 0]]), top=2), 1.226276),
     ],
 )
 def test_known_numbers(found: Tensor, expected: float) -> None:
@@ -423,7 +425,9 @@ def test_what_normalized_adds_to_the_others_of_decoupled_is_an_entropy(temperatu
     student, teacher, labels = random(6, 5), random(6, 5, seed=1), torch.tensor([0, 1, 2, 3, 4, 0])
     options = {"temperature": temperature}
     others = decoupled(student, teacher, labels, alpha=0.0, beta=1.0, **options)
-    entropy = normalized(teacher, teacher, labels, gamma=1.0, **options) - normalized(teacher, teacher, labels, gamma=0.0)
+    entropy = normalized(teacher, teacher, labels, gamma=1.0, **options) - normalized(
+        teacher, teacher, labels, gamma=0.0
+    )
     found = normalized(student, teacher, labels, gamma=1.0, **options) - normalized(student, teacher, labels, gamma=0.0)
     assert float(found - entropy) == pytest.approx(float(others), rel=1e-9)
 
@@ -435,18 +439,11 @@ def test_one_for_all_with_exponent_one_is_the_cross_entropy_with_the_teacher() -
     assert float(one_for_all(teacher, teacher, labels, gamma=1.0)) > 0.1
 
 
-def told(*values: float) -> Tensor:
-    """Logits of two classes, whose cross-entropy with class 0 is the given one in each row."""
-    return tensor([[-value, math.log(-math.expm1(-value))] for value in values])
-
-
 def test_the_weight_of_an_example_comes_from_both_cross_entropies() -> None:
-    labels = torch.tensor([0])
-    for own, theirs, expected in ((1.2, 0.3, 0.981684), (0.3, 1.2, 0.221199), (0.7, 0.7, 0.632121)):
-        student, teacher = told(own), told(theirs) + tensor([[0.0, 0.01]])
-        student, teacher = (student, told(theirs)) if own != theirs else (student, teacher)
-        ratio = weighted_soft_target(student, teacher, labels) / soft_target(student, teacher, temperature=2.0)
-        assert float(ratio) == pytest.approx(expected, abs=PRINTED if own != theirs else 0.01)
+    for own, theirs, weight in ((1.2, 0.3, 0.981684), (0.3, 1.2, 0.221199), (0.7, 0.9, 0.540574)):
+        student, teacher = (tensor([[-told, math.log(-math.expm1(-told))]]) for told in (own, theirs))
+        ratio = weighted_soft_target(student, teacher, Y1) / soft_target(student, teacher, temperature=2.0)
+        assert float(ratio) == pytest.approx(weight, abs=PRINTED)
 
 
 def test_the_weight_of_an_example_carries_no_gradient() -> None:
@@ -454,10 +451,10 @@ def test_the_weight_of_an_example_carries_no_gradient() -> None:
     for temperature in (1.0, 2.0, 4.0):
         own, theirs = (F.cross_entropy(z, labels, reduction="none") for z in (student, teacher))
         weight = (1 - (-own / theirs).exp()).unsqueeze(-1)
-        expected = weight * temperature * ((student / temperature).softmax(-1) - (teacher / temperature).softmax(-1)) / 6
-        found = gradient(
-            lambda z, t=temperature: weighted_soft_target(z, teacher, labels, temperature=t), student
+        expected = (
+            weight * temperature * ((student / temperature).softmax(-1) - (teacher / temperature).softmax(-1)) / 6
         )
+        found = gradient(lambda z, t=temperature: weighted_soft_target(z, teacher, labels, temperature=t), student)
         assert torch.allclose(found, expected, rtol=1e-5, atol=1e-9)
 
 
@@ -524,7 +521,9 @@ def test_the_transformed_teacher_is_distillation_and_an_entropy_of_renyi(tempera
         shannon = -float((p * p.log()).sum())
         divergence = float(soft_target(student, teacher, temperature=temperature)) / temperature**2
         expected = temperature * divergence - (temperature - 1) * (renyi - shannon)
-        assert float(transformed_teacher(student, teacher, temperature=temperature)) == pytest.approx(expected, rel=1e-9)
+        assert float(transformed_teacher(student, teacher, temperature=temperature)) == pytest.approx(
+            expected, rel=1e-9
+        )
 
 
 def test_weights_of_the_transformed_teacher_are_one_for_certain_and_most_for_flat_answers() -> None:
@@ -595,7 +594,7 @@ def test_a_softmax_does_not_see_how_many_labels_there_are() -> None:
     # "All of them" and "none of them" have the same softmax.
     everything, nothing = tensor([[5.0, 5, 5, 5]]), tensor([[-5.0, -5, -5, -5]])
     assert float(soft_target(nothing, everything, temperature=1.0)) == pytest.approx(0.0, abs=1e-15)
-    assert float(binary_soft_target(nothing, everything)) == pytest.approx(4 * 5 * 2 * math.tanh(2.5), rel=1e-9)
+    assert float(binary_soft_target(nothing, everything)) == pytest.approx(4 * 5 * math.tanh(2.5), rel=1e-9)
 
 
 def test_binary_cross_entropy_beside_that_of_torch() -> None:
@@ -659,6 +658,22 @@ def test_margins_do_not_see_a_number_added_to_a_query() -> None:
     two = margin_mse(student[:, :2], teacher[:, :2], torch.zeros(6, dtype=torch.int64))
     gaps = [z[:, 0] - z[:, 1] for z in (student, teacher)]
     assert float(two) == pytest.approx(float(F.mse_loss(*gaps)), rel=1e-12)
+
+
+def test_only_the_order_of_the_best_matters() -> None:
+    student, teacher = random(6, 5), random(6, 5, seed=1)
+    value = float(relaxed_ranking(student, teacher, top=2))
+    assert float(relaxed_ranking(student, teacher.exp() * 9, top=2)) == pytest.approx(value, rel=1e-12)
+    # Behind the first two the teacher may have any order.
+    bottom = teacher.argsort(dim=-1, descending=True)[:, 2:]
+    changed = teacher.scatter(-1, bottom, teacher.gather(-1, bottom).flip(-1))
+    assert float(relaxed_ranking(student, changed, top=2)) == pytest.approx(value, rel=1e-12)
+    assert float(relaxed_ranking(student, changed)) != pytest.approx(float(relaxed_ranking(student, teacher)))
+    # One place is the teacher's choice; the right order with wide gaps costs nothing, the wrong one most.
+    assert float(relaxed_ranking(student, teacher, top=1)) == pytest.approx(float(hard_label(student, teacher)))
+    places = teacher.argsort(dim=-1).argsort(dim=-1).double()
+    assert float(relaxed_ranking(99 * places, teacher)) == pytest.approx(0.0, abs=1e-12)
+    assert float(relaxed_ranking(-99 * places, teacher)) == pytest.approx(99 * (4 + 3 + 2 + 1), rel=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,12 @@ from typing import Any, NoReturn
 
 import click
 
-from tutelage import __version__
+from tutelage import __version__, lang
 from tutelage.cli.bench import bench
 from tutelage.cli.cache import cache
 from tutelage.cli.check import check
 from tutelage.cli.compare import compare
+from tutelage.cli.crossval import crossval
 from tutelage.cli.evaluate import evaluate
 from tutelage.cli.group import Commands
 from tutelage.cli.report import report
@@ -57,6 +58,7 @@ cli.add_command(bench)
 cli.add_command(cache)
 cli.add_command(check)
 cli.add_command(compare)
+cli.add_command(crossval)
 cli.add_command(evaluate)
 cli.add_command(report)
 
@@ -114,7 +116,7 @@ def run(
     if as_json:
         click.echo(json.dumps(result.to_json(), indent=2, ensure_ascii=False))
     else:
-        click.echo(result.summary())
+        click.echo(lang.say(result.summary()))
 
 
 @cli.command()
@@ -163,12 +165,12 @@ def _show(entries: Any, name: str | None, as_json: bool, kind: str) -> None:
             return
         width = max(map(len, found))
         for entry in found.values():
-            click.echo(f"{entry.name:<{width}}  {entry.line}")
+            click.echo(f"{entry.name:<{width}}  {lang.say(entry.line)}")
         return
     if name not in found:
         raise InputError(f"no {kind} `{name}`", fix=nearest(name, found))
     entry = found[name]
-    click.echo(json.dumps(entry.to_json(), indent=2, ensure_ascii=False) if as_json else entry.text)
+    click.echo(json.dumps(entry.to_json(), indent=2, ensure_ascii=False) if as_json else lang.say(entry.text))
 
 
 def _command() -> str:
@@ -180,8 +182,8 @@ def _command() -> str:
 
 def _fail(text: str, code: int) -> NoReturn:
     first, _, rest = text.partition("\n")
-    prefix = click.style("error:", fg="red", bold=True)
-    click.echo(f"{prefix} {first}" + (f"\n{rest}" if rest else ""), err=True)
+    prefix = lang.after(click.style(lang.say("error:"), fg="red", bold=True))
+    click.echo(f"{prefix}{first}" + (f"\n{rest}" if rest else ""), err=True)
     sys.exit(code)
 
 
@@ -213,24 +215,30 @@ def _internal(error: Exception) -> NoReturn:
     except OSError:
         hint = "set TUTELAGE_DEBUG=1 and repeat the command to see the details; please open an issue with them"
     said = (str(error).strip().splitlines() or ["without a word"])[0]
-    _fail(f"a fault of tutelage itself: {type(error).__name__}: {said}\nhint: {hint}", INTERNAL_FAULT)
+    _fail(lang.say(f"a fault of tutelage itself: {type(error).__name__}: {said}\nhint: {hint}"), INTERNAL_FAULT)
 
 
 def main() -> NoReturn:
     """Run the command line; every way out has an exit code, and none a traceback unless TUTELAGE_DEBUG is set."""
+    with lang.speaking(lang.of_command(sys.argv[1:])):
+        _main()
+
+
+def _main() -> NoReturn:
     try:
         code = cli.main(prog_name="tutelage", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         name = context.command_path if context else "tutelage"
-        _fail(f"{error.format_message()}\nhint: see `{name} --help`", 2)
+        _fail(f"{lang.say(error.format_message())}\n{lang.say(f'hint: see `{name} --help`')}", 2)
     except (KeyboardInterrupt, click.Abort):
-        _fail("stopped at once; the last checkpoint is whole, and the same command continues from it", 130)
+        said = "stopped at once; the last checkpoint is whole, and the same command continues from it"
+        _fail(lang.say(said), 130)
     except Exception as error:
         if os.environ.get("TUTELAGE_DEBUG"):
             traceback.print_exc()
         known = error if isinstance(error, TutelageError) else _refused(error)
         if known is None:
             _internal(error)
-        _fail(str(known), known.exit_code)
+        _fail(lang.say_error(known), known.exit_code)

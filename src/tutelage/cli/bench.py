@@ -6,6 +6,7 @@ import json
 
 import click
 
+from tutelage import lang
 from tutelage.errors import InputError
 
 __all__ = ["bench"]
@@ -35,4 +36,4 @@ def bench(run: str, batches: str, threads: str, seconds: float, cold: bool, trus
 
     count = every_core() if threads == "all" else int(threads)
     found = bench_run(run, batch_sizes=sizes, threads=count, seconds=seconds, cold=cold, trust=trust)
-    click.echo(json.dumps(found.to_json(), indent=2) if as_json else found.summary())
+    click.echo(json.dumps(found.to_json(), indent=2) if as_json else lang.say(found.summary()))

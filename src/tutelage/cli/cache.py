@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from tutelage import lang
 from tutelage.cli.group import Commands
 from tutelage.errors import DamagedError, InputError, TutelageError, nearest
 
@@ -71,7 +72,7 @@ def build(
     if as_json:
         click.echo(json.dumps(built.to_json(), indent=2))
     else:
-        click.echo(built.summary())
+        click.echo(lang.say(built.summary()))
 
 
 @cache.command()
@@ -88,8 +89,10 @@ def repair(
     if as_json:
         click.echo(json.dumps({"damage": [str(one) for one in found]}, indent=2, ensure_ascii=False))
         return
-    click.echo(f"{len(found)} damaged file{'s' * (len(found) != 1)} mended" if found else "nothing was damaged")
-    click.echo(built.summary())
+    click.echo(
+        lang.say(f"{len(found)} damaged file{'s' * (len(found) != 1)} mended" if found else "nothing was damaged")
+    )
+    click.echo(lang.say(built.summary()))
 
 
 @cache.command()
@@ -103,7 +106,7 @@ def estimate(
     from tutelage.run import estimate_store
 
     found = estimate_store(parsed, store=store, trust=trust, quiet=quiet)
-    click.echo(json.dumps(found.to_json(), indent=2) if as_json else found.summary())
+    click.echo(json.dumps(found.to_json(), indent=2) if as_json else lang.say(found.summary()))
 
 
 @cache.command()
@@ -116,7 +119,7 @@ def ls(as_json: bool, store: str | None) -> None:
         click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
         return
     if not rows:
-        click.echo(f"no stores in {_root(store)}")
+        click.echo(lang.say(f"no stores in {_root(store)}"))
         return
     from tutelage.files import human_bytes
 
@@ -125,13 +128,13 @@ def ls(as_json: bool, store: str | None) -> None:
     )
     for row in rows:
         if "damage" in row:
-            click.echo(f"{row['key']:<32}  damaged: see `tutelage cache verify {row['key'][:8]}`")
+            click.echo(lang.say(f"{row['key']:<32}  damaged: see `tutelage cache verify {row['key'][:8]}`"))
             continue
         click.echo(
             f"{row['key']:<32}  {human_bytes(row['bytes']):>10}  {row['rows']:>11,}  {row['views']:>5}  "
             f"{row['codec']:<10}  {row['classes']:>7,}  {row['days']:>5.1f}  {row['teacher'][:12]}"
         )
-    click.echo(f"{len(rows)} in {_root(store)}, {human_bytes(sum(row.get('bytes', 0) for row in rows))}")
+    click.echo(lang.say(f"{len(rows)} in {_root(store)}, {human_bytes(sum(row.get('bytes', 0) for row in rows))}"))
 
 
 @cache.command()
@@ -148,9 +151,9 @@ def verify(keys: tuple[str, ...], as_json: bool, store: str | None) -> None:
         own = list(stores.verify(folder))
         found += own
         if not as_json:
-            click.echo(f"{folder.name}  " + ("whole" if not own else f"{len(own)} damaged"))
+            click.echo(f"{folder.name}  " + lang.say("whole" if not own else f"{len(own)} damaged"))
             for damage in own:
-                click.echo(f"  {damage.file}: {damage.what}")
+                click.echo(lang.say(f"  {damage.file}: {damage.what}"))
     if as_json:
         listed = [{"store": one.store.name, "file": one.file, "what": one.what} for one in found]
         click.echo(json.dumps({"stores": len(folders), "damage": listed}, indent=2, ensure_ascii=False))
@@ -181,7 +184,9 @@ def prune(keys: tuple[str, ...], everything: bool, older_than: float | None, yes
             continue
         size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
         total += size
-        click.echo(f"{folder.name}  {human_bytes(size)}  {age:.1f} days" + ("" if yes else "  would be removed"))
+        click.echo(
+            lang.say(f"{folder.name}  {human_bytes(size)}  {age:.1f} days" + ("" if yes else "  would be removed"))
+        )
         if yes:
             with BuildLock(folder) as lock, lock.planning():
                 if not lock.alone():
@@ -189,7 +194,7 @@ def prune(keys: tuple[str, ...], everything: bool, older_than: float | None, yes
                 # The manifest first: half a removal must not look like a store.
                 (folder / "manifest.json").unlink(missing_ok=True)
                 shutil.rmtree(folder)
-    click.echo(f"{human_bytes(total)} " + ("freed" if yes else "would be freed; add --yes to remove them"))
+    click.echo(lang.say(f"{human_bytes(total)} " + ("freed" if yes else "would be freed; add --yes to remove them")))
 
 
 @cache.command()
@@ -202,7 +207,7 @@ def export(key: str, out: Path, overwrite: bool, store: str | None) -> None:
     from tutelage.store.export import export as write
 
     rows = write(_one(store, key), out, overwrite=overwrite)
-    click.echo(f"{rows:,} rows in {out}")
+    click.echo(lang.say(f"{rows:,} rows in {out}"))
 
 
 def _root(store: str | None) -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from tutelage import lang
 from tutelage.errors import MismatchError
 
 __all__ = ["check"]
@@ -40,7 +41,7 @@ def check(
 
     sheet = None if contact_sheet is None else Path(contact_sheet).expanduser()
     found = check_recipe(parsed, trust=trust, store=store, contact_sheet=sheet)
-    click.echo(json.dumps(found.to_json(), indent=2, ensure_ascii=False) if as_json else found.summary())
+    click.echo(json.dumps(found.to_json(), indent=2, ensure_ascii=False) if as_json else lang.say(found.summary()))
     faults = found.of("fault")
     if faults:
         raise MismatchError(

@@ -6,6 +6,7 @@ import json
 
 import click
 
+from tutelage import lang
 from tutelage.errors import InputError
 
 __all__ = ["compare"]
@@ -50,6 +51,6 @@ def compare(
     if as_json:
         click.echo(json.dumps([one.to_json() for one in found], indent=2, ensure_ascii=False, allow_nan=False))
     else:
-        click.echo("\n\n".join(one.summary() for one in found))
+        click.echo("\n\n".join(lang.say(one.summary()) for one in found))
     for one in found:
         one.check()

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from tutelage import lang
 from tutelage.errors import InputError
 
 __all__ = ["evaluate"]
@@ -59,7 +60,9 @@ def evaluate(run: str, source: str | None, as_json: bool, **options: Any) -> Non
     if is_file(run):
         _refuse(options, _OF_RUNS, "is for runs, and this is a file of predictions")
         if source is not None:
-            raise InputError("a file of predictions needs no source of data", given=source, fix="--against OTHER?")
+            raise InputError(
+                "a file of predictions needs no source of data", given=source, fix="to compare: --against OTHER"
+            )
         _score(run, as_json, **{name: options[name] for name in _OF_FILES})
         return
     _refuse(options, _OF_FILES, "is for files of predictions (.npz, .csv), and this is a run")
@@ -70,14 +73,14 @@ def evaluate(run: str, source: str | None, as_json: bool, **options: Any) -> Non
     from tutelage.run.evaluate import evaluate_run
 
     done = evaluate_run(run, source, **{name: options[name] for name in _OF_RUNS})
-    click.echo(_json(done.to_json()) if as_json else done.summary())
+    click.echo(_json(done.to_json()) if as_json else lang.say(done.summary()))
 
 
 def _score(file: str, as_json: bool, *, against: str | None, **asked: Any) -> None:
     from tutelage.run.predictions import Asked, evaluate_predictions
 
     found = evaluate_predictions(file, against, Asked(**asked))
-    click.echo(_json(found.to_json()) if as_json else found.summary())
+    click.echo(_json(found.to_json()) if as_json else lang.say(found.summary()))
     found.check()
 
 

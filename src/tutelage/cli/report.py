@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from tutelage import lang
 from tutelage.errors import DamagedError, InputError
 
 __all__ = ["report"]
@@ -41,7 +42,7 @@ def report(run: str, accept: bool, pages: bool) -> None:
     if not pages:
         found = _checked(folder, found, accept=accept)
     write_report(folder, found)
-    click.echo(f"report: {folder / 'report.html'}")
+    click.echo(lang.say(f"report: {folder / 'report.html'}"))
 
 
 def _checked(folder: Path, found: dict[str, Any], *, accept: bool) -> dict[str, Any]:
@@ -50,12 +51,16 @@ def _checked(folder: Path, found: dict[str, Any], *, accept: bool) -> dict[str, 
     from tutelage.run.rescore import rescore
 
     if not can_rebuild(found):
-        click.echo("only the pages: report.json is of an earlier version, from which numbers cannot be computed again")
+        click.echo(
+            lang.say(
+                "only the pages: report.json is of an earlier version, from which numbers cannot be computed again"
+            )
+        )
         return found
     made = rescore(folder)
     changed = differences(found, made)
     if not changed:
-        click.echo("every number follows from the saved answers")
+        click.echo(lang.say("every number follows from the saved answers"))
         return found
     more = len(changed) - _MOST_SHOWN
     lines = [*changed[:_MOST_SHOWN], *([f"and {more:,} more"] if more > 0 else [])]
@@ -65,7 +70,7 @@ def _checked(folder: Path, found: dict[str, Any], *, accept: bool) -> dict[str, 
             given="\n            ".join(lines),
             fix=_advice(found),
         )
-    click.echo("\n".join(["written anew from the saved answers:", *(f"  {line}" for line in lines)]))
+    click.echo(lang.say("\n".join(["written anew from the saved answers:", *(f"  {line}" for line in lines)])))
     return made
 
 

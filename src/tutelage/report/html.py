@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
+from tutelage import lang
+from tutelage.lang.names import names_in
 from tutelage.report import classwise, cost, facts, figures, numbers, parts, tables, trust
 from tutelage.report.markup import Safe, join, tag
 from tutelage.report.roster import roster
@@ -19,8 +21,13 @@ _MOST_ACROSS = 5
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 
 
-def page(report: Report) -> str:
-    """The whole report as one self-contained HTML document."""
+def page(report: Report, language: str | None = None) -> str:
+    """The whole report as one self-contained HTML document, in a language of `tutelage.lang`; None: the one spoken."""
+    with lang.speaking(language, names_in(report)):
+        return _page(report)
+
+
+def _page(report: Report) -> str:
     said = verdict(report)
     title = f"{report['recipe']['name']} – distillation report"
     head = tag(
@@ -55,7 +62,7 @@ def page(report: Report) -> str:
             "footer", f"Written by tutelage {report['versions'].get('tutelage', '')} from report.json beside this page."
         ),
     )
-    return f'<!doctype html>\n<html lang="en">{head}{body}</html>\n'
+    return f'<!doctype html>\n<html lang="{lang.html_language()}">{head}{body}</html>\n'
 
 
 def _header(report: Report) -> Safe:

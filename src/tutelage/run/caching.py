@@ -16,6 +16,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from tutelage import lang
 from tutelage.errors import BusyError, InputError
 from tutelage.files import cache_folder, human_bytes
 from tutelage.losses import soft_target
@@ -242,7 +243,9 @@ def _at_hand(recipe: Recipe, store: Path | str | None, *, trust: bool, quiet: bo
             shop = Workshop(folder, device, signals, quiet)
             teacher = obtain_teacher(job, shop).teacher
             folder.clear()
-        yield _AtHand(job, shop, teacher, lambda line: None if quiet else print(line, file=sys.stderr, flush=True))
+        yield _AtHand(
+            job, shop, teacher, lambda line: None if quiet else print(lang.say(line), file=sys.stderr, flush=True)
+        )
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, final
 
+from tutelage import lang
 from tutelage.errors import DamagedError, DataError, InputError, MismatchError
 from tutelage.files import hold, read_json, read_text, sweep, write_json, write_text
 
@@ -97,7 +98,7 @@ class RunFolder:
             file.write(f"{now}  {line}\n")
         if not self._quiet:
             try:
-                print(line, file=sys.stderr, flush=True)
+                print(lang.say(line), file=sys.stderr, flush=True)
             except BrokenPipeError:
                 self._quiet = True  # whoever read along went away; the run goes on, and the log has every line
 
