@@ -31,9 +31,9 @@ def methods() -> str:
         "NAME` prints the same card. How to choose: start with `soft_target`; where the teacher is much larger or much",
         "surer than the student can be, try `decoupled`, `dist` or `standardized`; keep what the report says helped.",
         "",
-        "| loss | in one line |",
-        "|---|---|",
-        *[f"| [`{entry.name}`](#{entry.name}) | {entry.line} |" for entry in entries],
+        "| loss | works on | in one line |",
+        "|---|---|---|",
+        *[f"| [`{entry.name}`](#{entry.name}) | {entry.family} | {entry.line} |" for entry in entries],
     ]
     for entry in entries:
         parts = catalogue.headings(entry.text)

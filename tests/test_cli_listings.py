@@ -31,11 +31,24 @@ def call(*words: str) -> object:
     return caught.value.code
 
 
+def shown(out: str) -> dict[str, str]:
+    """Names with their lines; between them stand headings, alone on a line."""
+    return dict(line.split("  ", 1) for line in out.splitlines() if "  " in line)
+
+
+def test_losses_stand_under_what_they_work_on(capsys: pytest.CaptureFixture[str]) -> None:
+    call("methods")
+    headings = [line for line in capsys.readouterr().out.splitlines() if line.endswith(":") and "  " not in line]
+    assert headings[:2] == ["labels and logits:", "several labels at once, and numbers:"]
+    assert "relations between examples:" in headings
+    assert "others:" not in headings  # every file of losses has a family
+
+
 @pytest.mark.parametrize("kind", LISTS)
 def test_a_listing_has_one_line_for_each(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(kind) == 0
     out, err = capsys.readouterr()
-    lines = dict(line.split("  ", 1) for line in out.splitlines())
+    lines = shown(out)
     assert set(lines) == LISTS[kind]
     assert all(line.strip() for line in lines.values())
     assert err == ""
@@ -44,10 +57,10 @@ def test_a_listing_has_one_line_for_each(kind: str, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize("kind", LISTS)
 def test_a_listing_for_programs_says_the_same(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     call(kind)
-    shown = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
+    lines = shown(capsys.readouterr().out)
     assert call(kind, "--json") == 0
     told = json.loads(capsys.readouterr().out)
-    assert told == {name: line.strip() for name, line in shown.items()}
+    assert told == {name: line.strip() for name, line in lines.items()}
 
 
 @pytest.mark.parametrize("kind", LISTS)
@@ -57,7 +70,7 @@ def test_each_entry_is_shown_by_its_name(kind: str, capsys: pytest.CaptureFixtur
         text = capsys.readouterr().out
         assert call(kind, name, "--json") == 0
         entry = json.loads(capsys.readouterr().out)
-        assert set(entry) == {"name", "line", "text"}
+        assert set(entry) == {"name", "line", "text", "family"}
         assert entry["name"] == name
         assert entry["line"].strip()
         assert text == entry["text"] + "\n"
@@ -67,7 +80,7 @@ def test_each_entry_is_shown_by_its_name(kind: str, capsys: pytest.CaptureFixtur
     ("words", "says"),
     [
         (["methods", "soft_targt"], ["no method `soft_targt`", "did you mean `soft_target`?"]),
-        (["methods", "zzz"], ["no method `zzz`", "known names: cross_entropy, "]),
+        (["methods", "zzz"], ["no method `zzz`", "known names: activation_boundary, "]),
         (["models", "transfomer"], ["no model `transfomer`", "did you mean `transformer`?"]),
         (["recipes", "digit"], ["no recipe `digit`", "did you mean `digits`?"]),
         (["methods", "--jsn"], ["No such option '--jsn'", "hint: see `tutelage methods --help`"]),
@@ -102,7 +115,7 @@ def test_the_schema_is_one_that_editors_read(capsys: pytest.CaptureFixture[str])
     assert call("schema") == 0
     schema = json.loads(capsys.readouterr().out)
     assert schema["$schema"].startswith("https://json-schema.org/")
-    assert set(schema["required"]) == {"name", "data", "teacher", "student", "train"}
+    assert set(schema["required"]) == {"name", "data", "teacher", "train"}  # and `student`, or `students`
     assert schema["additionalProperties"] is False
 
 
@@ -152,5 +165,5 @@ def test_a_reader_that_goes_away_is_nobody_s_fault() -> None:
     done = subprocess.run(
         ["bash", "-c", script], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False
     )
-    assert done.stdout == "cross\n0\n"
+    assert done.stdout == "label\n0\n"
     assert done.stderr == ""

@@ -90,7 +90,8 @@ WRONG = {
         "seeds: [0]",
         "qqq: 1",
         "unknown key `qqq` (recipe.yaml:2)\n"
-        "hint: known names: arms, compress, data, device, name, report, seeds, student, students, teacher, threads, train",
+        "hint: known names: arms, compress, data, device, name, report, seeds, student, students, teacher, threads, "
+        "train",
     ),
     "right key, wrong level": (
         "name: first\n",
@@ -565,7 +566,8 @@ def test_a_difference_is_named_by_key() -> None:
     assert diff(recipe, other) == [
         "seeds: [0] → [0, 1]",
         "arms.distilled.0.weight: 0.9 → {schedule: linear, start: 1.0, end: 0.0}",
-        "arms.extra: (absent) → [{loss: x, weight: 1.0, temperature: null, name: null, options: {}, at: [], connector: auto}]",
+        "arms.extra: (absent) → [{loss: x, weight: 1.0, temperature: null, name: null, options: {}, at: [], "
+        "connector: auto}]",
         "train.lr: 0.01 → 0.1",
         "train.optimizer_args: {} → {weight_decay: 0.1}",
         "train.clip: null → 1.0",

@@ -10,6 +10,21 @@ from typing import Any
 
 __all__ = ["Entry", "methods", "models", "recipes"]
 
+# The file of a loss -> what it works on, in the order in which a reader should meet them.
+_FAMILIES = {
+    "logits": "labels and logits",
+    "divergences": "labels and logits",
+    "scale_free": "labels and logits",
+    "normalised": "labels and logits",
+    "temperatures": "labels and logits",
+    "independent": "several labels at once, and numbers",
+    "features": "features of a layer",
+    "features_targets": "features of a layer",
+    "features_transformer": "hidden states and attention of transformers",
+    "relations": "relations between examples",
+    "contrastive": "relations between examples",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -18,6 +33,7 @@ class Entry:
     name: str
     line: str
     text: str
+    family: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -39,8 +55,13 @@ def methods() -> list[Entry]:
             if p.kind is p.KEYWORD_ONLY and p.name != "mask"
         )
         head = f"{name}: {text}\n\nReads: {reads}\nDefaults: {options or 'none'}\n\nIn a recipe:\n  - loss: {name}"
-        found.append(Entry(name, text.splitlines()[0], head))
-    return found
+        if "_feature" in reads:
+            several = "[net.stages.1, net.stages.2]" if "_features" in reads else "net.stages.1"
+            head += f"\n    at: {several}  # or {{student: …, teacher: …}} where layers are called differently"
+        family = _FAMILIES.get(loss.__module__.rpartition(".")[2], "others")
+        found.append(Entry(name, text.splitlines()[0], head, family))
+    order = list(dict.fromkeys(_FAMILIES.values()))
+    return sorted(found, key=lambda entry: [*order, entry.family].index(entry.family))
 
 
 def models() -> list[Entry]:

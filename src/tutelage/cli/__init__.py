@@ -163,8 +163,11 @@ def _show(entries: Any, name: str | None, as_json: bool, kind: str) -> None:
         if as_json:
             click.echo(json.dumps({n: e.line for n, e in found.items()}, indent=2, ensure_ascii=False))
             return
-        width = max(map(len, found))
+        width, family = max(map(len, found)), ""
         for entry in found.values():
+            if entry.family != family:
+                click.echo(("\n" if family else "") + lang.say(entry.family) + ":")
+                family = entry.family
             click.echo(f"{entry.name:<{width}}  {lang.say(entry.line)}")
         return
     if name not in found:
