@@ -617,3 +617,16 @@ def test_rows_that_can_be_afforded() -> None:
     # 64 · 10 multiply-adds for one row, twice, and 64 · 5 once.
     models = [(nn.Linear(64, 10), 2), (nn.Linear(64, 5), 1)]
     assert affordable(models, torch.zeros(2, 64), budget=16_000.0) == 10
+
+
+def test_features_are_looked_at_even_before_the_teacher_is_trained(place: Path) -> None:
+    hint = {"loss": "hint", "at": "net.stages.1"}
+    teacher = {"model": "cnn", "args": {"width": 8}, "train": {"epochs": 1, "lr": 0.011}}
+    arms = {"hint": [hint, {"loss": "cross_entropy"}]}
+    keys = {**BASE, "data": {"source": "digits"}, "teacher": teacher, "student": {"model": "cnn"}, "arms": arms}
+    found = check_recipe(from_mapping(keys))
+    assert not found.of("fault")
+    assert "hint, cross_entropy" in only(found, "arm hint").text
+    arms["hint"][0] = {"loss": "hint", "at": {"student": "net.stages.1", "teacher": "net.head"}}
+    [wrong] = check_recipe(from_mapping(keys)).of("fault")
+    assert "no connector leads from one shape to the other" in wrong.text

@@ -27,6 +27,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tutelage import losses
 from tutelage.errors import InputError
@@ -548,6 +549,34 @@ def test_no_value_of_a_tensor_is_read(case: Case) -> None:
         for also in ({}, {"mask": mask}):
             value = case.loss(*inputs, **options, **also)
             assert gradient(value, inputs[0]).shape == (6, 5)
+
+
+class Calls(TorchDispatchMode):
+    """The names of all operations below, forward and backward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+# What `torch.use_deterministic_algorithms` refuses on a graphics card, of what a loss could want. Runs set it.
+REFUSED = {"cumsum", "bincount", "histc", "median", "nll_loss2d_forward", "put_", "_embedding_bag"}
+
+
+@every
+def test_a_deterministic_run_on_a_graphics_card_refuses_none_of_its_operations(case: Case) -> None:
+    inputs = draw(case)
+    mask = torch.tensor([True, False, True, True, False, True])
+    with Calls() as calls:
+        for options in case.settings():
+            for also in ({}, {"mask": mask}):
+                gradient(case.loss(*inputs, **filled(options, 5), **also), inputs[0])
+    assert "sum" in calls.names
+    assert not calls.names & REFUSED
 
 
 # 7 · masks

@@ -26,7 +26,7 @@ __all__ = ["CONNECTORS", "NEEDS", "Objective", "Place", "Term", "matched_key", "
 NEEDS: Mapping[str, str] = {
     "student_logits": "the student's logits, (B, C)",
     "teacher_logits": "the teacher's logits, (B, C) or its k largest",
-    "target": "labels (B,), or probabilities (B, C) where examples are mixed",
+    "target": "labels (B,), or probabilities (B, C) where examples are mixed, or several labels or numbers (B, C)",
     "labels": "labels (B,); not to be had where examples are mixed",
     "student_feature": "what the student's layer puts out, (B, …)",
     "matched_feature": "the same behind a connector, in the teacher's shape",

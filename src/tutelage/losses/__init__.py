@@ -28,6 +28,7 @@ from tutelage.losses.independent import (
     bounded_regression,
     margin_mse,
     regression_mse,
+    relaxed_ranking,
 )
 from tutelage.losses.logits import cross_entropy, decoupled, hard_label, logit_mse
 from tutelage.losses.normalised import adaptive_kl, normalized, one_for_all, teacher_free, weighted_soft_target
@@ -76,6 +77,7 @@ __all__ = [
     "relation_kl",
     "relational_angle",
     "relational_distance",
+    "relaxed_ranking",
     "reverse_soft_target",
     "similarity_preserving",
     "skewed",

@@ -14,12 +14,13 @@ from torch.utils.checkpoint import checkpoint
 from tutelage.errors import InputError
 from tutelage.losses.scale_free import dist
 from tutelage.losses.targets import check_mask
+from tutelage.losses.temperatures import multi_level
 from tutelage.types import Sampled, TopK
 
 __all__ = ["COUPLED", "chunked"]
 
 # Losses in which a row's value depends on the other rows.
-COUPLED: tuple[Callable[..., Tensor], ...] = (dist,)
+COUPLED: tuple[Callable[..., Tensor], ...] = (dist, multi_level)
 
 
 def chunked(loss: Callable[..., Tensor], rows: int) -> Callable[..., Tensor]:

@@ -61,7 +61,7 @@ def soft_target(
         # Not in log space: a class that was not drawn has the logarithm −∞, and 0 · ∞ is no number.
         return average(F.kl_div(log_q, shares, reduction="none").sum(-1), mask) * temperature**2
     log_q, log_p = log_probabilities(student_logits, teacher_logits, temperature=temperature, mask=mask)
-    return average(_divergence(log_p, log_q), mask) * temperature**2
+    return average(divergence(log_p, log_q), mask) * temperature**2
 
 
 def reverse_soft_target(
@@ -97,7 +97,7 @@ def reverse_soft_target(
         Gu, Dong, Wei, Huang 2023 (MiniLLM), arXiv 2306.08543, section 2.1; T² is ours, as in `soft_target`.
     """
     log_q, log_p = log_probabilities(student_logits, teacher_logits, temperature=temperature, mask=mask)
-    return average(_divergence(log_q, log_p), mask) * temperature**2
+    return average(divergence(log_q, log_p), mask) * temperature**2
 
 
 def jensen_shannon(
@@ -139,10 +139,10 @@ def jensen_shannon(
     Reference:
         Agarwal and others 2023 (GKD), arXiv 2306.13649, equation 1; T² is ours, as in `soft_target`.
     """
-    _share("mix", mix)
+    check_share("mix", mix)
     log_q, log_p = log_probabilities(student_logits, teacher_logits, temperature=temperature, mask=mask)
     log_m = _mixture(log_p, log_q, mix)
-    values = mix * _divergence(log_p, log_m) + (1.0 - mix) * _divergence(log_q, log_m)
+    values = mix * divergence(log_p, log_m) + (1.0 - mix) * divergence(log_q, log_m)
     return average(values, mask) * temperature**2
 
 
@@ -185,9 +185,9 @@ def skewed(
     Reference:
         Ko, Kim, Chen, Yun 2024 (DistiLLM), arXiv 2402.03898, section 3.1; T² is ours, as in `soft_target`.
     """
-    _share("skew", skew)
+    check_share("skew", skew)
     log_q, log_p = log_probabilities(student_logits, teacher_logits, temperature=temperature, mask=mask)
-    return average(_divergence(log_p, _mixture(log_p, log_q, skew)), mask) * temperature**2
+    return average(divergence(log_p, _mixture(log_p, log_q, skew)), mask) * temperature**2
 
 
 def skewed_reverse(
@@ -229,12 +229,12 @@ def skewed_reverse(
     Reference:
         Ko, Kim, Chen, Yun 2024 (DistiLLM), arXiv 2402.03898, section 3.1; T² is ours, as in `soft_target`.
     """
-    _share("skew", skew)
+    check_share("skew", skew)
     log_q, log_p = log_probabilities(student_logits, teacher_logits, temperature=temperature, mask=mask)
-    return average(_divergence(log_q, _mixture(log_q, log_p, skew)), mask) * temperature**2
+    return average(divergence(log_q, _mixture(log_q, log_p, skew)), mask) * temperature**2
 
 
-def _divergence(log_a: Tensor, log_b: Tensor) -> Tensor:
+def divergence(log_a: Tensor, log_b: Tensor) -> Tensor:
     """KL(a ‖ b) of each row, in log space: a probability that underflows to 0 still has a finite logarithm."""
     return F.kl_div(log_b, log_a, reduction="none", log_target=True).sum(-1)
 
@@ -244,6 +244,11 @@ def _mixture(log_a: Tensor, log_b: Tensor, share: float) -> Tensor:
     return torch.logaddexp(log_a + math.log(share), log_b + math.log1p(-share))
 
 
-def _share(name: str, value: float) -> None:
+def check_share(name: str, value: float) -> None:
+    """Require a number between 0 and 1, neither of them.
+
+    Raises:
+        InputError: it is not.
+    """
     if not 0.0 < value < 1.0:
         raise InputError(f"{name} is a share", given=f"{name}={value}", expected="a number in (0, 1)")

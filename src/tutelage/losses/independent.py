@@ -20,7 +20,14 @@ from tutelage.losses.normalised import at_label, check_weight, looked_up
 from tutelage.losses.targets import as_float, average, blank, dense, pair, positive
 from tutelage.types import Logits
 
-__all__ = ["binary_cross_entropy", "binary_soft_target", "bounded_regression", "margin_mse", "regression_mse"]
+__all__ = [
+    "binary_cross_entropy",
+    "binary_soft_target",
+    "bounded_regression",
+    "margin_mse",
+    "regression_mse",
+    "relaxed_ranking",
+]
 
 
 def binary_soft_target(
@@ -183,9 +190,9 @@ def bounded_regression(
         NeurIPS 2017, the teacher bounded regression loss.
     """
     check_weight("margin", margin)
-    student, numbers = _beside(student_logits, _real(target), "target", mask)
     whole = dense(teacher_logits, "bounded_regression", mask)
-    _, teacher = _beside(student_logits, whole, "teacher_logits", mask)
+    student, teacher = _beside(student_logits, whole, "teacher_logits", mask)
+    _, numbers = _beside(student_logits, _real(target), "target", mask)
     own, bound = ((side - numbers).square().mean(-1) for side in (student, teacher))
     return average(torch.where(own + margin > bound, own, 0.0), mask)
 
@@ -229,8 +236,51 @@ def margin_mse(student_logits: Tensor, teacher_logits: Logits, labels: Tensor, *
     return average((expected - ahead).square().sum(-1) / (student.shape[-1] - 1), mask)
 
 
+def relaxed_ranking(
+    student_logits: Tensor, teacher_logits: Logits, *, top: int | None = None, mask: Tensor | None = None
+) -> Tensor:
+    """Relaxed ranking (RRD): the teacher's best items in its order, all others behind; (…, C) and (…, C) → ().
+
+    Equation:
+        mean over rows of −Σ_{k≤K} (s_k − log Σ_{j≥k} e^{s_j}),  s the student's scores in the order of the teacher's,
+        largest first: how likely the student draws the first K of them, one after another
+
+    Use:
+        For recommendation and retrieval, where order counts and the scores do not; the authors show 40 items that
+        interest a user and 40 that do not. Not where the gaps of the scores are worth keeping: `margin_mse` keeps them.
+
+    Args:
+        student_logits: (…, C), the scores of a query's items.
+        teacher_logits: (…, C), or top-k with k = C; no gradient reaches it. Of equal scores the earlier item is ahead.
+        top: K in 1 … C, how many stand in order; None is all. The order of the others does not matter.
+        mask: (…) bool, True where a row counts; the others may hold anything.
+
+    Returns:
+        () nats per example, summed over the K places. Nears 0 only as the student's gaps grow. No temperature, no T².
+
+    Raises:
+        InputError: shapes that do not belong together, K out of range, or a top-k that left items out.
+
+    Example:
+        >>> import torch
+        >>> student, teacher = torch.tensor([[2.0, 1.0, 0.0, 0.5]]), torch.tensor([[9.0, 5.0, 1.0, 0.0]])
+        >>> relaxed_ranking(student, teacher, top=2)
+        tensor(1.2263)
+
+    Reference:
+        Kang and others 2020 (DE-RRD), arXiv 2012.04357, the relaxed ranking distillation.
+    """
+    student, teacher = pair(student_logits, dense(teacher_logits, "relaxed_ranking", mask), mask)
+    items = student.shape[-1]
+    if top is not None and not 1 <= top <= items:
+        raise InputError("top counts the places that matter", given=f"top={top}", expected=f"1 … {items}, or None")
+    scores = student.gather(-1, teacher.argsort(dim=-1, descending=True, stable=True))
+    left = scores.flip(-1).logcumsumexp(-1).flip(-1)
+    return average((left - scores)[..., :top].sum(-1), mask)
+
+
 def _beside(student_logits: Tensor, other: Tensor, name: str, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The student's outputs and what they are compared with, in one precision, the second without a graph."""
+    """The student's outputs and what they are compared with, in one precision."""
     if not student_logits.is_floating_point() or student_logits.ndim < 1 or student_logits.numel() == 0:
         raise InputError(
             "student_logits cannot be outputs",
@@ -246,7 +296,7 @@ def _beside(student_logits: Tensor, other: Tensor, name: str, mask: Tensor | Non
             fix=f"give {name} its last dimension: {name}.unsqueeze(-1)" if flat else None,
         )
     student = as_float(student_logits)
-    values = other.detach().to(student.dtype)
+    values = other.to(student.dtype)
     return (student, values) if mask is None else (blank(student, mask), blank(values, mask))
 
 

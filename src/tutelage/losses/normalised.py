@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tutelage.errors import InputError
+from tutelage.losses.divergences import check_share, divergence
 from tutelage.losses.targets import (
     as_float,
     average,
@@ -36,9 +36,7 @@ from tutelage.types import Logits
 __all__ = [
     "adaptive_kl",
     "at_label",
-    "check_share",
     "check_weight",
-    "divergence",
     "looked_up",
     "normalized",
     "one_for_all",
@@ -179,8 +177,8 @@ def one_for_all(
         () nats per example. Not 0 at a match. No temperature and no T².
 
     Raises:
-        InputError: shapes that do not belong together, γ out of range, a label that is not a class, or a top-k that left
-            classes out.
+        InputError: shapes that do not belong together, γ out of range, a label that is not a class, or a top-k that
+            left classes out.
 
     Example:
         >>> import torch
@@ -211,8 +209,8 @@ def adaptive_kl(
     """Adaptive divergence (AKL): forward for errors in the head, reverse for the tail; (…, C) and (…, C) → ().
 
     Equation:
-        T² · mean over rows of w KL(p ‖ q) + (1 − w) KL(q ‖ p),  w = Σ_head |p_c − q_c| / Σ_c |p_c − q_c|; the head is the
-        teacher's likeliest class, and the next ones for as long as they hold at most μ together; w is held fixed
+        T² · mean over rows of w KL(p ‖ q) + (1 − w) KL(q ‖ p),  w = Σ_head |p_c − q_c| / Σ_c |p_c − q_c|; the head is
+        the teacher's likeliest class, and the next ones for as long as all hold at most μ together; w is held fixed
 
     Use:
         For text and a short training: the forward direction mends the teacher's main answers first, the reverse one the
@@ -244,16 +242,17 @@ def adaptive_kl(
     check_share("head", head)
     student, teacher = pair(student_logits, dense(teacher_logits, "adaptive_kl", mask), mask)
     log_q, log_p = ((z / temperature).log_softmax(-1) for z in (student, teacher))
-    weight = _head_share(log_p.exp(), log_q.detach().exp(), head)
+    weight = _head_share(log_p, log_q.detach(), head)
     values = weight * divergence(log_p, log_q) + (1.0 - weight) * divergence(log_q, log_p)
     return average(values, mask) * temperature**2
 
 
-def _head_share(p: Tensor, q: Tensor, most: float) -> Tensor:
+def _head_share(log_p: Tensor, log_q: Tensor, most: float) -> Tensor:
     """What part of Σ |p − q| lies in the teacher's head; ½ where there is no difference to share."""
-    p, order = p.sort(dim=-1, descending=True, stable=True)
-    error = (p - q.gather(-1, order)).abs()
-    tail = p.cumsum(-1) > most
+    log_p, order = log_p.sort(dim=-1, descending=True, stable=True)
+    error = (log_p.exp() - log_q.gather(-1, order).exp()).abs()
+    # Not `cumsum`, which deterministic runs refuse on a graphics card.
+    tail = log_p.logcumsumexp(-1) > math.log(most)
     tail[..., 0] = False
     whole = error.sum(-1)
     return torch.where(whole > 0, error.masked_fill(tail, 0.0).sum(-1) / torch.where(whole > 0, whole, 1.0), 0.5)
@@ -343,18 +342,3 @@ def check_weight(name: str, value: float) -> None:
     """
     if not 0.0 <= value < math.inf:
         raise InputError(f"{name} cannot be negative", given=f"{name}={value}", expected=f"{name} ≥ 0")
-
-
-def check_share(name: str, value: float) -> None:
-    """Require a number between 0 and 1, neither of them.
-
-    Raises:
-        InputError: it is not.
-    """
-    if not 0.0 < value < 1.0:
-        raise InputError(f"{name} is a share", given=f"{name}={value}", expected="a number in (0, 1)")
-
-
-def divergence(log_a: Tensor, log_b: Tensor) -> Tensor:
-    """KL(a ‖ b) of each row, in log space: a probability that underflows to 0 still has a finite logarithm."""
-    return F.kl_div(log_b, log_a, reduction="none", log_target=True).sum(-1)

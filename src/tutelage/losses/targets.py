@@ -171,7 +171,8 @@ def dense(teacher: Logits, loss: str, mask: Tensor | None = None) -> Tensor:
             f"{loss} reads every logit of the teacher",
             given=f"the {kept} largest of {teacher.classes}",
             expected="all logits",
-            fix="top-k is read by soft_target, reverse_soft_target, jensen_shannon, skewed, skewed_reverse, hard_label",
+            fix="top-k is read by soft_target, reverse_soft_target, jensen_shannon, skewed, skewed_reverse, "
+            "transformed_teacher, hard_label",
         )
     values = as_float(teacher.values.detach())
     return torch.zeros_like(values).scatter(-1, _places(teacher, mask), values)

@@ -1,8 +1,8 @@
 """Soft targets whose temperature is not one number for both: the teacher's alone, or several at once.
 
-Dividing logits by T is taking probabilities to the power 1 / T and making them add up to 1 again. So a temperature of the
-teacher's alone is a transformed teacher, which a student at temperature 1 can match as it is; and nothing is left for T²
-to make up for.
+Dividing logits by T is taking probabilities to the power 1 / T and making them add up to 1 again. So a temperature of
+the teacher's alone is a transformed teacher, which a student at temperature 1 can match as it is; and nothing is left
+for T² to make up for.
 
 Shapes:  B batch · C classes · "…" any leading dimensions, each row one example.
 p^T = softmax(z_t / T) is the transformed teacher, q = softmax(z_s) the student at temperature 1.
@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from tutelage.errors import InputError
-from tutelage.losses.divergences import soft_target
-from tutelage.losses.normalised import check_weight, divergence
+from tutelage.losses.divergences import divergence, soft_target
+from tutelage.losses.normalised import check_weight
 from tutelage.losses.targets import as_float, average, check_logits, dense, log_probabilities, pair, positive
 from tutelage.losses.vectors import product
 from tutelage.types import Logits
@@ -31,8 +31,8 @@ def transformed_teacher(
     """Transformed teacher matching (TTM): the teacher is softened, the student is not; (…, C) and (…, C) → ().
 
     Equation:
-        mean over rows of KL(softmax(z_t / T) ‖ softmax(z_s)). With H the entropy and H_a that of Rényi of order a, a row
-        is T · KL(softmax(z_t / T) ‖ softmax(z_s / T)) − (T − 1) · (H_1/T(softmax(z_s)) − H(softmax(z_t / T))):
+        mean over rows of KL(softmax(z_t / T) ‖ softmax(z_s)). With H the entropy and H_a that of Rényi of order a, a
+        row is T · KL(softmax(z_t / T) ‖ softmax(z_s / T)) − (T − 1) · (H_1/T(softmax(z_s)) − H(softmax(z_t / T))):
         distillation, and a reward for staying uncertain
 
     Use:
@@ -169,15 +169,14 @@ def multi_level(
         check_weight(name, weight)
     student, teacher = pair(student_logits, dense(teacher_logits, "multi_level", mask), mask)
     width = student.shape[-1]
-    counts = torch.ones(student.shape[:-1], dtype=torch.bool, device=student.device) if mask is None else mask
-    share = counts.reshape(-1, 1).to(student.dtype)
+    rows = student.numel() // width if mask is None else mask.sum().clamp(min=1)
     total = torch.zeros((), dtype=student.dtype, device=student.device)
     for temperature in temperatures:
         total = total + instance * soft_target(student, teacher, temperature=temperature, mask=mask)
-        # A row of zeros is like no other row and adds nothing to a class.
-        q, p = ((z / temperature).softmax(-1).reshape(-1, width) * share for z in (student, teacher))
+        # A row that does not count is flat on both sides, and 1 / C like every other: it falls out of the differences.
+        q, p = ((z / temperature).softmax(-1).reshape(-1, width) for z in (student, teacher))
         if batch:
-            total = total + batch * _apart(q, p) / share.sum().clamp(min=1.0)
+            total = total + batch * _apart(q, p) / rows
         if classes:
             total = total + classes * _apart(q.mT, p.mT) / width
     return total

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
@@ -63,7 +64,9 @@ def student_findings(
     answered = torch.randn(expected, generator=torch.Generator().manual_seed(0)).to(device)
     features: Mapping[str, Tensor] = {}
     if teacher is not None and (asks or job.teacher_places):
-        said = ModuleTeacher(teacher, places=job.teacher_places).answer(batch)
+        # A teacher freezes its module, and one that is yet to be trained must not be.
+        module = teacher if asks else copy.deepcopy(teacher)
+        said = ModuleTeacher(module, places=job.teacher_places).answer(batch)
         features = said.features
         if asks:
             assert isinstance(said.logits, Tensor)
