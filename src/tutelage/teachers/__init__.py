@@ -1,7 +1,18 @@
-"""A teacher is anything that answers: a module, and a table of stored answers, by one small protocol."""
+"""A teacher is anything that answers: a module, a table of stored answers, or several of them as one."""
 
+from tutelage.teachers.combining import COMBINATIONS
+from tutelage.teachers.ensemble import EnsembleTeacher, MemberOutputs, Panel
 from tutelage.teachers.module import ModuleTeacher
 from tutelage.teachers.protocol import Teacher, as_teacher
 from tutelage.teachers.table import TableTeacher
 
-__all__ = ["ModuleTeacher", "TableTeacher", "Teacher", "as_teacher"]
+__all__ = [
+    "COMBINATIONS",
+    "EnsembleTeacher",
+    "MemberOutputs",
+    "ModuleTeacher",
+    "Panel",
+    "TableTeacher",
+    "Teacher",
+    "as_teacher",
+]

@@ -9,14 +9,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from tutelage.connectors import connect, outputs_of
+from tutelage.connectors import Listening, connect, outputs_of
 from tutelage.data import Batches
 from tutelage.errors import ModelError, TutelageError
 from tutelage.evaluation.cost import parameters
-from tutelage.objective import Objective
+from tutelage.objective import Objective, Term
 from tutelage.run.checks.findings import Finding, fault, first_line, notice, ok, percent
 from tutelage.run.job import Job
 from tutelage.schedules import Schedule
+from tutelage.taps import feature_at
 from tutelage.teachers import ModuleTeacher
 from tutelage.training.device import move
 from tutelage.types import Batch, Logits, Outputs
@@ -104,10 +105,12 @@ def _arm(name: str, objective: Objective, student: nn.Module, answer: Outputs, b
         alone = Objective([replace(term, weight=1.0)])
         try:
             learner = connect(student, alone, batch.inputs["x"], answer)
-            loss = alone(outputs_of(learner(batch.inputs["x"])), answer, batch).loss
+            outputs = outputs_of(learner(batch.inputs["x"]))
+            loss = alone(outputs, answer, batch).loss
         except TutelageError as error:
             found.append(fault(f"{title}, term {term_name}", error))
             continue
+        found += _layers(title, term, outputs, answer, learner)
         value = float(loss.detach())
         if not loss.requires_grad:
             said = f"the term `{term_name}` has no gradient with respect to the student"
@@ -125,3 +128,16 @@ def _arm(name: str, objective: Objective, student: nn.Module, answer: Outputs, b
         names = ", ".join(objective.names)
         found.append(ok(title, f"loss and gradient of every term are finite and not zero: {names}"))
     yield from found
+
+
+def _layers(title: str, term: Term, student: Outputs, teacher: Outputs, learner: nn.Module) -> Iterator[Finding]:
+    """Which layers a term listens to, how large their outputs are, and what learns to match them."""
+    for place in term.places:
+        ours = feature_at(student.features, place.student, "the student")
+        said = f"`{term.name}` reads {place.student} {tuple(ours.shape[1:])}"
+        if term.reads_teacher:
+            theirs = feature_at(teacher.features, place.teacher, "the teacher")
+            said += f" beside the teacher's {place.teacher} {tuple(theirs.shape[1:])}"
+        if isinstance(learner, Listening) and (count := parameters(learner.connectors)):
+            said += f", matched by {count:,} parameters that learn along and are not shipped"
+        yield ok(f"layers of {title}", said)
