@@ -132,12 +132,11 @@ def _arm(name: str, objective: Objective, student: nn.Module, answer: Outputs, b
 
 def _layers(title: str, term: Term, student: Outputs, teacher: Outputs, learner: nn.Module) -> Iterator[Finding]:
     """Which layers a term listens to, how large their outputs are, and what learns to match them."""
-    for place in term.places:
+    for place in term.places if term.reads_teacher else ():
         ours = feature_at(student.features, place.student, "the student")
-        said = f"`{term.name}` reads {place.student} {tuple(ours.shape[1:])}"
-        if term.reads_teacher:
-            theirs = feature_at(teacher.features, place.teacher, "the teacher")
-            said += f" beside the teacher's {place.teacher} {tuple(theirs.shape[1:])}"
-        if isinstance(learner, Listening) and (count := parameters(learner.connectors)):
-            said += f", matched by {count:,} parameters that learn along and are not shipped"
+        theirs = feature_at(teacher.features, place.teacher, "the teacher")
+        own, other = tuple(ours.shape[1:]), tuple(theirs.shape[1:])
+        said = f"`{term.name}` reads {place.student} {own} beside the teacher's {place.teacher} {other}"
         yield ok(f"layers of {title}", said)
+    if isinstance(learner, Listening) and (count := parameters(learner.connectors)):
+        yield ok(f"connectors of {title}", f"{count:,} parameters of `{term.name}` learn along and are not shipped")
