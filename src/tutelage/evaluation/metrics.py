@@ -94,7 +94,9 @@ def predictions(logits: Floats) -> Ints:
 
 def log_probabilities(logits: Floats) -> Floats:
     """Logarithm of the softmax, (N, C)."""
-    return np.asarray(logits - logsumexp(logits, axis=1, keepdims=True), dtype=np.float64)
+    # By hand, since a report asks for it thousands of times, and scipy's logsumexp takes three times as long.
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)), dtype=np.float64)
 
 
 def accuracy(logits: Floats, labels: Ints) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 from tutelage.report import numbers
 from tutelage.report.figures import colour
 from tutelage.report.markup import Safe, tag
-from tutelage.report.tables import bounded, file_cell, parameters_cell, plain_cell, share_cell, stacked, table
+from tutelage.report.tables import file_cell, parameters_cell, plain_cell, share_cell, stacked, table
 
 Report = Mapping[str, Any]
 
@@ -50,9 +50,8 @@ def _difference(item: Report | None) -> Safe:
     if item is None:
         return stacked(numbers.MISSING)
     difference = item["difference"]
-    return stacked(
-        numbers.points(difference["value"], numbers.decimals(difference)), bounded(difference), item["against"]
-    )
+    ends = "" if difference["ci_low"] is None else numbers.points_interval(difference)
+    return stacked(numbers.points(difference["value"], numbers.decimals(difference)), ends, item["against"])
 
 
 def _time(model: Report, batch: int) -> Safe:

@@ -14,6 +14,7 @@ _STANTON = (
     "(Stanton et al., 2021)."
 )
 _MOST_ROWS = 12  # a longer table scrolls in its card
+_MOST_ACROSS = 4
 _PARTS = (("test", "test part"), ("train", "training part"))
 
 
@@ -223,7 +224,9 @@ def _families(arms: Sequence[Report]) -> list[list[Report]]:
 def _table(report: Report, arms: Sequence[Report]) -> Safe:
     """Measures down; across stands every arm, on the test part and on the training part if that was asked."""
     columns = [(arm, part, words) for arm in arms for part, words in _PARTS if arm[part] is not None]
-    head = [tag("th", "")]
+    if len(columns) > _MOST_ACROSS:
+        return _long_table(report, columns)
+    head = [tag("th", "Measure")]
     for arm, _, words in columns:
         name = tag("span", arm["name"], class_=f"key {figures.colour(report, arm['name'])}")
         below = tag("span", words, style="display:block;font-weight:400")  # phones hide small print in heads
@@ -235,6 +238,17 @@ def _table(report: Report, arms: Sequence[Report]) -> Safe:
         rows.append(tag("tr", tag("th", label, small, scope="row"), cells))
     width = f"--n:{len(columns)}"
     return tag("table", tag("thead", tag("tr", head)), tag("tbody", rows), class_="main", style=width)
+
+
+def _long_table(report: Report, columns: Sequence[tuple[Report, str, str]]) -> Safe:
+    """The same with arms down and measures across, for more of them than fit beside each other."""
+    head: list[Safe | str] = ["Arm", "Part"]
+    head += [tag("th", label, tag("small", f" {hint}") if hint else None, scope="col") for label, hint, _ in _ROWS]
+    rows = []
+    for arm, part, words in columns:
+        name = tag("span", arm["name"], class_=f"key {figures.colour(report, arm['name'])}")
+        rows.append([name, words, *(cell(arm[part]) for _, _, cell in _ROWS)])
+    return tables.table(head, rows, classes="sticky")
 
 
 def _cell(value: str, *below: str) -> Safe:
