@@ -23,6 +23,7 @@ _FAMILIES = {
     "features_transformer": "hidden states and attention of transformers",
     "relations": "relations between examples",
     "contrastive": "relations between examples",
+    "ensembles": "the members of an ensemble",
 }
 
 

@@ -26,6 +26,7 @@ __all__ = ["CONNECTORS", "NEEDS", "Objective", "Place", "Term", "matched_key", "
 NEEDS: Mapping[str, str] = {
     "student_logits": "the student's logits, (B, C)",
     "teacher_logits": "the teacher's logits, (B, C) or its k largest",
+    "teacher_members": "the logits of every member of an ensemble, (M, B, C)",
     "target": "labels (B,), or probabilities (B, C) where examples are mixed, or several labels or numbers (B, C)",
     "labels": "labels (B,); not to be had where examples are mixed",
     "student_feature": "what the student's layer puts out, (B, …)",
@@ -293,6 +294,14 @@ def _read(
             )
         if need == "teacher_logits":
             return teacher.logits
+        if need == "teacher_members":
+            if teacher.members is None:
+                raise InputError(
+                    "a term reads the members of an ensemble, but the teacher answers as one",
+                    expected="a live ensemble that asks all of its members",
+                    fix="combine several teachers by `mean_probabilities`, or keep stores of the members",
+                )
+            return teacher.members
         found = [feature_at(teacher.features, place.teacher, "the teacher") for place in places]
         return found if need == "teacher_features" else found[0]
     if need == "log_variance":

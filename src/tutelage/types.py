@@ -1,6 +1,7 @@
 """The few shapes of data that every room passes on.
 
-Shape legend, used everywhere:  B batch · C classes · k kept classes · T tokens · D features · H, W height and width.
+Shape legend, used everywhere:  B batch · M members · C classes · k kept classes · T tokens · D features · H, W height
+and width.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class Outputs:
     logits: Logits  # (B, C)
     features: Mapping[str, Tensor] = field(default_factory=dict)  # layer -> what it put out, (B, …)
     matched: Mapping[str, Tensor] = field(default_factory=dict)  # of a student: what connectors made of its features
+    members: Tensor | None = None  # of an ensemble: every member's logits, (M, B, C)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

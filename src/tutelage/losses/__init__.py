@@ -6,6 +6,7 @@ parameters say what it reads. Helpers are in `losses.targets` (top-k, masks) and
 
 from tutelage.losses.contrastive import contrastive, info_nce
 from tutelage.losses.divergences import jensen_shannon, reverse_soft_target, skewed, skewed_reverse, soft_target
+from tutelage.losses.ensembles import adaptive_ensemble, ensemble_distribution
 from tutelage.losses.features import (
     attention_transfer,
     factor_transfer,
@@ -44,6 +45,7 @@ from tutelage.losses.temperatures import multi_level, transformed_teacher, weigh
 
 __all__ = [
     "activation_boundary",
+    "adaptive_ensemble",
     "adaptive_kl",
     "attention_kl",
     "attention_mse",
@@ -57,6 +59,7 @@ __all__ = [
     "cross_entropy",
     "decoupled",
     "dist",
+    "ensemble_distribution",
     "factor_transfer",
     "flow",
     "hard_label",

@@ -51,9 +51,9 @@ def chunked(loss: Callable[..., Tensor], rows: int) -> Callable[..., Tensor]:
     name = getattr(inner, "__name__", str(inner))
     if rows < 1:
         raise InputError("a chunk has at least one row", given=f"rows={rows}", expected="rows ≥ 1")
-    if any(need.endswith(("_feature", "_features")) for need in inspect.signature(loss).parameters):
+    if any(need.endswith(("_feature", "_features", "_members")) for need in inspect.signature(loss).parameters):
         raise InputError(
-            f"{name} reads features, which are not cut into chunks", given=f"chunked({name}, {rows})",
+            f"{name} reads what is not cut into chunks", given=f"chunked({name}, {rows})",
             expected="a loss on logits", fix="use it whole",
         )  # fmt: skip
     if any(inner is coupled for coupled in COUPLED):

@@ -12,7 +12,7 @@ from tutelage.run.cohorts import Workshop
 from tutelage.run.job import Job
 from tutelage.store import Built, Capture, Question, StoredTeacher, build, draws_of, identity_of, key_of
 from tutelage.store.places import is_remote
-from tutelage.teachers import Teacher
+from tutelage.teachers import EnsembleTeacher, Teacher
 from tutelage.training.device import PlainDevice, move, resolve_precision
 from tutelage.types import Batch, Outputs
 
@@ -31,6 +31,14 @@ def question_of(job: Job) -> Question:
 def capture_of(job: Job, shop: Workshop, teacher: Teacher) -> Capture:
     """How the live teacher is asked."""
     assert job.store is not None
+    if isinstance(teacher, EnsembleTeacher) and (teacher.reads_labels or not teacher.by_example):
+        raise InputError(
+            f"answers combined by `{teacher.how}` cannot be stored",
+            where="teacher.store",
+            given="they depend on labels, which are no part of a store's key" if teacher.reads_labels
+            else "they depend on the batch that an example comes in",
+            fix="leave the store out, or combine by `mean_probabilities`, `entropy` or `random_example`",
+        )  # fmt: skip
     kind = resolve_precision(job.store.precision or job.train.precision, shop.device.device)
     device = PlainDevice(shop.device.device, kind)
 

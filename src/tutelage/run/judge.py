@@ -106,7 +106,7 @@ def _arm(name: str, plan: ArmPlan, how: str, students: Sequence[evaluation.Judge
 
 def _judge_teacher(job: Job, shop: Workshop, teacher: TeacherInHand) -> evaluation.Judged:
     """What the teacher answers, and what it is."""
-    answers = _answers_of(job, shop, "teacher", lambda part: ask(teacher.teacher, part, shop.device.device))
+    answers = _answers_of(job, shop, "teacher", lambda part: ask(teacher.judged, part, shop.device.device))
     return evaluation.Judged(
         logits=answers["test"],
         parameters=parameters(teacher.module) if teacher.module is not None else 0,

@@ -22,7 +22,7 @@ from tutelage.run.classnames import NAMES_FIX, contradiction, meet_by_name, name
 from tutelage.run.cohorts import Workshop, train_cohort
 from tutelage.run.job import ArmPlan, Job
 from tutelage.taps import Taps
-from tutelage.teachers import ModuleTeacher, Teacher
+from tutelage.teachers import EnsembleTeacher, ModuleTeacher, Teacher
 from tutelage.training import make_device
 
 __all__ = ["TeacherInHand", "is_ready", "obtain_teacher", "teacher_key"]
@@ -37,6 +37,11 @@ class TeacherInHand:
     file: Path | None
     val_accuracy: float
     curve: list[dict[str, float]]
+
+    @property
+    def judged(self) -> Teacher:
+        """As it is scored: answers that know the label, or that were left to chance, say nothing of what it knows."""
+        return self.teacher.judged() if isinstance(self.teacher, EnsembleTeacher) else self.teacher
 
 
 def obtain_teacher(job: Job, shop: Workshop) -> TeacherInHand:
@@ -76,7 +81,8 @@ def obtain_teacher(job: Job, shop: Workshop) -> TeacherInHand:
             )
         module.to(shop.device.device)
         teacher = _as_fast_teacher(job, module, shop)
-    logits = ask(teacher, shop.plain(job.splits.val), shop.device.device)
+    hand = TeacherInHand(teacher, module, file, 0.0, curve)
+    logits = ask(hand.judged, shop.plain(job.splits.val), shop.device.device)
     classes = len(job.splits.val.classes)
     if logits.shape != (len(job.splits.val), classes):
         raise ModelError(
@@ -88,7 +94,7 @@ def obtain_teacher(job: Job, shop: Workshop) -> TeacherInHand:
     if wrong is not None:
         raise ModelError(f"the teacher's class names contradict its answers: {wrong}", fix=NAMES_FIX)
     shop.folder.tell(f"teacher: {accuracy:.2%} of the validation part")
-    return TeacherInHand(teacher, module, file, accuracy, curve)
+    return replace(hand, val_accuracy=accuracy)
 
 
 def is_ready(job: Job) -> bool:
