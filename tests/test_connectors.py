@@ -249,3 +249,13 @@ def test_hints_from_the_store_are_hints_from_the_teacher(tmp_path: Path, monkeyp
     stored = learn(tmp_path / "stored", Term(squared, at=STAGE), store="auto")
     assert stored.report["answers"]["rows"] > 0
     assert bits(live.folder) == bits(stored.folder)
+
+
+def test_three_tensors_from_a_model_of_ones_own_are_no_logits() -> None:
+    class Three(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            logits = x.flatten(1)[:, :10]
+            return logits, logits, logits
+
+    with pytest.raises(ModelError, match="does not answer with logits"):
+        tutelage.Distiller(Three(), None, [cross_entropy])(batch())

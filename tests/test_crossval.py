@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,15 @@ from scipy import stats
 import tutelage
 from command_line import call
 from tutelage.data import load, pool
-from tutelage.errors import InputError
+from tutelage.errors import DamagedError, InputError
 from tutelage.evaluation.folds import over_folds
 from tutelage.recipe import Recipe, from_mapping
+from tutelage.run import run_recipe
+from tutelage.run.cohorts import Workshop
 from tutelage.run.crossval import cross_validate
+from tutelage.run.job import Job
 from tutelage.run.rescore import rescore
+from tutelage.run.teacher import TeacherInHand
 
 TINY = {
     "name": "tiny",
@@ -143,3 +148,66 @@ def test_the_interval_over_folds_is_the_corrected_one() -> None:
     assert over_folds([0.1, 0.1], tested=10, trained=20)[1] is None
     with pytest.raises(InputError, match="two or more"):
         over_folds([0.1], tested=10, trained=20)
+
+
+# ---- folders ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_and_a_cross_validation_do_not_share_a_folder(three: tutelage.Run, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds a cross-validation"):
+        run_recipe(tiny(), three.folder, quiet=True)
+    run = run_recipe(tiny("seeds=[0]", "train.epochs=1"), tmp_path / "run", quiet=True)
+    before = (run.folder / "report.json").read_bytes()
+    with pytest.raises(InputError, match="holds an ordinary run"):
+        cross_validate(tiny("seeds=[0]", "train.epochs=1"), run.folder, folds=2, quiet=True)
+    assert (run.folder / "report.json").read_bytes() == before
+
+
+def test_a_mistake_in_the_first_fold_leaves_nothing_in_the_way(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no optimizer"):
+        cross_validate(tiny("train.optimizer=adamx"), tmp_path / "cv", folds=2, quiet=True)
+    mended = cross_validate(tiny("seeds=[0]", "train.epochs=1"), tmp_path / "cv", folds=2, quiet=True)
+    assert mended.report["folds"]["count"] == 2
+
+
+def test_damage_in_one_fold_does_not_orphan_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    execute = sys.modules["tutelage.run.execute"]  # the function of this name hides it
+    judge = execute.judge
+
+    def damaged(job: Job, shop: Workshop, teacher: TeacherInHand, *, wall_seconds: float, command: str) -> Any:
+        if shop.folder.path.name == "fold-2":
+            raise DamagedError("a file was altered")
+        return judge(job, shop, teacher, wall_seconds=wall_seconds, command=command)
+
+    monkeypatch.setattr(execute, "judge", damaged)
+    with pytest.raises(DamagedError, match="a file was altered"):
+        cross_validate(tiny("seeds=[0]", "train.epochs=1"), tmp_path / "cv", folds=2, quiet=True)
+    first = json.loads((tmp_path / "cv" / "fold-1" / "manifest.json").read_text())
+    monkeypatch.setattr(execute, "judge", judge)
+    assert cross_validate(tiny("seeds=[0]", "train.epochs=1"), tmp_path / "cv", folds=2, quiet=True).report["folds"]
+    assert json.loads((tmp_path / "cv" / "fold-1" / "manifest.json").read_text()) == first | {"starts": 2}
+
+
+def test_overwriting_with_a_run_removes_the_folds_and_only_these(three: tutelage.Run, tmp_path: Path) -> None:
+    home = tmp_path / "cv"
+    shutil.copytree(three.folder, home)
+    (home / "fold-notes").mkdir()
+    (home / "fold-notes" / "mine.txt").write_text("kept")
+    run_recipe(tiny("seeds=[0]", "train.epochs=1"), home, overwrite=True, quiet=True)
+    assert [path.name for path in home.glob("fold-*")] == ["fold-notes"]
+
+
+@pytest.mark.parametrize("command", [("bench",), ("eval", "digits")])
+def test_models_are_asked_for_by_fold(three: tutelage.Run, command: tuple[str, ...]) -> None:
+    found = call(command[0], str(three.folder), *command[1:])
+    assert found.code == 2
+    assert f"such as {three.folder / 'fold-1'}" in found.err
+
+
+def test_several_processes_are_refused_before_one_waits_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="one process"):
+        cross_validate(tiny(), tmp_path / "cv", folds=2, quiet=True)
+    assert not (tmp_path / "cv").exists()

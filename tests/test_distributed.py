@@ -51,3 +51,35 @@ def test_two_processes_agree_with_one(tmp_path: Path, monkeypatch: pytest.Monkey
         assert left["metrics"]["nll"]["value"] == pytest.approx(right["metrics"]["nll"]["value"], rel=1e-3)
     processes = [json.loads((tmp_path / name / "manifest.json").read_text())["processes"] for name in ("alone", "pair")]
     assert processes == [1, 2]
+
+
+HINTED = """
+name: hinted
+seeds: [0]
+data: {source: digits, limit: 333}
+teacher: {model: mlp, args: {width: 16, depth: 2}, train: {epochs: 1, batch_size: 32, lr: 0.01, engine: ENGINE}}
+student: {model: mlp, args: {width: 8, depth: 2}}
+arms:
+  late:
+    - {loss: cross_entropy}
+    - {loss: hint, weight: {schedule: piecewise, points: [[0, 0], [0.5, 0], [0.6, 1]]}, at: [net.hidden.5]}
+  first:
+    - {loss: hint, at: [net.hidden.2]}
+    - {loss: cross_entropy, weight: {schedule: piecewise, points: [[0, 0], [0.5, 0], [0.6, 1]]}}
+train: {epochs: 2, batch_size: 32, lr: 0.01, optimizer: sgd, engine: ENGINE}
+device: cpu
+report: {bootstrap: 100, latency: false}
+"""
+
+
+def test_connectors_and_layers_that_nobody_reads_just_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setitem(globals(), "RECIPE", HINTED)
+    for name in ("alone", "pair"):
+        monkeypatch.setenv("TUTELAGE_CACHE", str(tmp_path / f"cache-{name}"))
+        start(tmp_path, name, "plain" if name == "alone" else "fabric", 1 if name == "alone" else 2)
+    for arm in ("late", "first"):
+        place = Path("students") / arm / "seed-0" / "last.safetensors"
+        one, two = load_file(tmp_path / "alone" / place), load_file(tmp_path / "pair" / place)
+        for key, value in one.items():
+            torch.testing.assert_close(two[key], value, rtol=1e-3, atol=1e-4)

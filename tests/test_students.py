@@ -13,12 +13,16 @@ from safetensors.torch import load_file
 
 import tutelage
 from command_line import call
+from tutelage import losses
 from tutelage.data import load
 from tutelage.errors import DamagedError, InputError
 from tutelage.models import ModelSpec, build, load_weights, save_weights
 from tutelage.models.formats import pack, unpack
+from tutelage.objective import Term
 from tutelage.recipe import Recipe, from_mapping
 from tutelage.run import load_student, run_recipe
+from tutelage.run.classnames import names_of
+from tutelage.run.evaluate import evaluate_run
 
 BOTH = {
     "name": "both",
@@ -219,3 +223,48 @@ def test_scales_that_do_not_belong_are_found() -> None:
 def test_a_format_that_was_not_asked_for_is_missing(both: tutelage.Run) -> None:
     with pytest.raises(DamagedError, match="missing"):
         load_student(both.folder / "students" / "small.scratch" / "seed-0", compression="fp8")
+
+
+def test_a_compressed_arm_is_evaluated_from_its_own_file(both: tutelage.Run) -> None:
+    rows = {model["name"]: model for model in both.report["models"]}
+    for name in ("tiny.distilled", "tiny.distilled.int8"):
+        found = evaluate_run(f"{both.folder}:{name}", "digits")
+        assert found.metrics["nll"].value == pytest.approx(rows[name]["metrics"]["nll"]["value"], rel=1e-5)
+    assert rows["tiny.distilled"]["metrics"]["nll"] != rows["tiny.distilled.int8"]["metrics"]["nll"]
+
+
+@pytest.mark.parametrize("how", ["", ".fp16", ".int8"])
+def test_a_students_file_as_teacher_brings_its_class_names(both: tutelage.Run, how: str) -> None:
+    home = both.folder / "students" / "tiny.distilled" / "seed-0"
+    facts = json.loads((home / "student.json").read_text())
+    assert names_of(torch.nn.Identity(), home / f"student{how}.safetensors") == facts["classes"]
+
+
+def test_python_goes_on_only_with_the_same_formats_and_places(tmp_path: Path) -> None:
+    def learn(place: str, *formats: str) -> tutelage.Run:
+        hint = Term(losses.hint, at=place)
+        return tutelage.distill(
+            {"model": "cnn", "args": {"width": 8, "depth": 2}}, {"model": "cnn", "args": {"width": 4, "depth": 2}},
+            "digits", out=tmp_path / "run", objective=[losses.cross_entropy, hint], compress=formats, epochs=1,
+            quiet=True,
+        )  # fmt: skip
+
+    learn("net.stages.1", "int8")
+    with pytest.raises(InputError, match="another recipe") as places:
+        learn("net.stages.0", "int8")
+    assert "arms.distilled" in str(places.value.problem.given)
+    with pytest.raises(InputError, match="another recipe") as formats:
+        learn("net.stages.1")
+    assert "compress" in str(formats.value.problem.given)
+
+
+def test_a_report_from_before_several_students_still_makes_its_pages(both: tutelage.Run, tmp_path: Path) -> None:
+    report = json.loads((both.folder / "report.json").read_text())
+    report["models"] = [model for model in report["models"] if not model["of"]]
+    for model in report["models"]:
+        for key in ("student", "method", "of", "compression"):
+            del model[key]
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    done = call("report", str(tmp_path), "--pages")
+    assert done.code == 0, done.err
+    assert "tiny.distilled" in (tmp_path / "report.html").read_text()

@@ -12,6 +12,7 @@ Shapes:  B batch · D features · T tokens · C channels · H, W height and widt
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -143,7 +144,9 @@ def outputs_of(said: object) -> Outputs:
         ModelError: no logits.
     """
     # A wrapper of many devices hides what it wraps, so what comes out has to tell which it was.
-    outputs = Outputs(*said) if type(said) is tuple and len(said) == 3 else Outputs(said)  # type: ignore[arg-type]
+    # A model of the caller's may answer with three tensors as well; these are no logits.
+    listened = type(said) is tuple and len(said) == 3 and isinstance(said[1], Mapping)
+    outputs = Outputs(*said) if listened else Outputs(said)  # type: ignore[arg-type, misc]
     if not isinstance(outputs.logits, Tensor):
         raise ModelError(
             "the student does not answer with logits", given=type(said).__name__, expected="a tensor (B, C)"

@@ -39,7 +39,9 @@ def fold_of(splits: Splits, number: int, count: int, *, val: float, seed: int = 
         DataError: a class has fewer examples of different content than there are folds.
     """
     if count < 2 or not 1 <= number <= count:
-        raise InputError("no such fold", given=f"{number}/{count}", expected="i/k with k ≥ 2 and 1 ≤ i ≤ k")
+        raise InputError(
+            "no such fold", where="data.fold", given=f"{number}/{count}", expected="i/k with k ≥ 2 and 1 ≤ i ≤ k"
+        )
     whole = pool(splits)
     folds = _folds(whole, count, seed)
     here, others = (torch.from_numpy(np.flatnonzero(which)) for which in (folds == number - 1, folds != number - 1))

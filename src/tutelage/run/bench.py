@@ -20,6 +20,7 @@ from tutelage.files import read_json, read_text
 from tutelage.models import ModelSpec, build, load_weights
 from tutelage.recipe import from_text
 from tutelage.report import numbers
+from tutelage.run.saved import refuse_folds
 from tutelage.run.students import load_student
 
 __all__ = ["Bench", "ColdStart", "Timed", "bench_run"]
@@ -175,6 +176,7 @@ def bench_run(
             given=f"batch sizes {tuple(batch_sizes)}, {threads} threads, {seconds} seconds",
             expected="batch sizes and threads ≥ 1, seconds > 0",
         )
+    refuse_folds(home, read_json(home / "report.json"))
     files, models, notices = _models(home, trust)
     if not models:
         raise ModelError(f"no model of {folder} can be built again", given="\n            ".join(notices))

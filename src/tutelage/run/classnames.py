@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tutelage.data.examples import listed
 from tutelage.models import Classifier
+from tutelage.models.formats import FORMATS
 
 __all__ = ["NAMES_FIX", "contradiction", "meet_by_name", "names_of", "plain_name"]
 
@@ -28,8 +29,11 @@ def names_of(module: nn.Module, weights: Path | None) -> list[str] | None:
             return None if found == [f"LABEL_{number}" for number in range(len(found))] else found
     if weights is None:
         return None
+    # student.int8.safetensors has its facts in student.json, as the file that it was made from.
+    beside = weights.with_suffix("")
+    beside = beside.with_suffix("") if beside.suffix.removeprefix(".") in FORMATS else beside
     try:
-        facts: Any = json.loads(weights.with_suffix(".json").read_text(encoding="utf-8"))
+        facts: Any = json.loads(beside.with_name(f"{beside.name}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     kept = facts.get("classes") if isinstance(facts, dict) else None

@@ -9,7 +9,7 @@ The pooled report is made by the same scorecard as any other; what it adds is th
 from __future__ import annotations
 
 import hashlib
-import shutil
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +60,11 @@ def cross_validate(
     """
     if folds < 2:
         raise InputError("cross-validation needs two folds or more", given=str(folds))
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(
+            "cross-validation works in one process",
+            fix=f"start it without torchrun, or run every fold under torchrun: --set data.fold=1/{folds}",
+        )
     home = Path(out).expanduser()
     said = command or f"tutelage crossval {home / 'config.yaml'} --folds {folds} --out {out}"
     earlier = home / "config.yaml"
@@ -70,19 +75,19 @@ def cross_validate(
         return [line for line in diff(from_text(text, str(earlier)), recipe) if line.split(":")[0] not in RESUMABLE]
 
     with RunFolder.open(home, overwrite=overwrite, quiet=quiet) as folder:
-        if overwrite:
-            for place in home.glob("fold-*"):
-                if (place / "config.yaml").is_file():
-                    shutil.rmtree(place)
+        if folder.manifest and "folds" not in folder.manifest:
+            raise InputError(
+                f"{home} holds an ordinary run", expected="a cross-validation, or an empty folder",
+                fix="choose another folder with --out, or add --overwrite",
+            )  # fmt: skip
         before = folder.manifest.get("folds", folds)
         if before != folds:
             raise InputError(
                 f"{home} holds a cross-validation with another number of folds", given=str(folds),
                 expected=str(before), fix="choose another folder with --out, or add --overwrite",
             )  # fmt: skip
-        folder.begin(dump(recipe), differences, facts_of(job_of_recipe(recipe, trust=trust, store=store)))
-        folder.manifest["folds"] = folds
-        folder.save()
+        facts = facts_of(job_of_recipe(recipe, trust=trust, store=store))
+        folder.begin(dump(recipe), differences, facts | {"folds": folds})
         places = [home / f"fold-{number}" for number in range(1, folds + 1)]
         for number, place in enumerate(places, 1):
             folder.tell(f"fold {number} of {folds}")

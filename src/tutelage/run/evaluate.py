@@ -19,7 +19,7 @@ from tutelage.evaluation.predict import predict
 from tutelage.evaluation.significance import Estimate, over_seeds, wilson
 from tutelage.report import numbers
 from tutelage.run.evalfiles import Kept, write_eval_file
-from tutelage.run.saved import finished_arm
+from tutelage.run.saved import finished_arm, refuse_folds
 from tutelage.run.students import load_student, read_facts
 
 __all__ = ["Evaluated", "evaluate_run"]
@@ -88,10 +88,13 @@ def evaluate_run(
         DataError: the data cannot be used.
         DamagedError: a file is not what it was.
     """
-    folder, arm, _ = finished_arm(name)
-    homes = sorted((folder / "students" / arm).glob("seed-*"), key=lambda home: int(home.name.removeprefix("seed-")))
+    folder, arm, report = finished_arm(name)
+    refuse_folds(folder, report)
+    row = next(model for model in report["models"] if model["name"] == arm)
+    place, how = folder / "students" / (row["of"] or arm), row["compression"]
+    homes = sorted(place.glob("seed-*"), key=lambda home: int(home.name.removeprefix("seed-")))
     if not homes:
-        raise DamagedError(f"there is no student in {folder / 'students' / arm}", fix="restore the run's folder")
+        raise DamagedError(f"there is no student in {place}", fix="restore the run's folder")
     facts = read_facts(homes[0] / "student.safetensors")
     if facts.get("model") is None:
         load_student(homes[0])  # which says why it cannot be built
@@ -100,7 +103,7 @@ def evaluate_run(
     found: list[dict[str, float]] = []
     recalls: list[NDArray[np.float64]] = []
     for home in homes:
-        student = load_student(home, trust=trust)
+        student = load_student(home, compression=how, trust=trust)
         logits = predict(student, plain_batches(examples, _BATCH), torch.device("cpu")).double().numpy()
         measured = metrics.measure(logits, labels, logits)  # its own teacher: what compares the two is left out
         found.append({key: measured[key] for key in _SHOWN})

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from tutelage import __version__
-from tutelage.errors import DamagedError, ModelError
+from tutelage.errors import DamagedError, InputError, ModelError
 from tutelage.evaluation.cost import parameters
 from tutelage.evaluation.scorecard import FORMAT
 from tutelage.files import read_json, read_text
@@ -117,6 +117,11 @@ def execute(
             return Run(follower.path, {})
         return _under_way(job, follower, device, quiet=True, command=command)
     with RunFolder.open(out, overwrite=overwrite, quiet=quiet) as folder:
+        if "folds" in folder.manifest:
+            raise InputError(
+                f"{out} holds a cross-validation", expected="a run, or an empty folder",
+                fix="go on with `tutelage crossval`, choose another folder with --out, or add --overwrite",
+            )  # fmt: skip
         folder.begin(job.config, differences, facts_of(job))
         device.barrier()
         if folder.complete:
@@ -191,6 +196,10 @@ def read_report(path: Path) -> dict[str, Any]:
             expected=FORMAT,
             fix="add --overwrite to run again, or choose another --out",
         )
+    for model in report["models"]:
+        # What reports did not say while a run had one student and one format of its file.
+        for key, value in {"student": "", "method": model["name"], "of": "", "compression": ""}.items():
+            model.setdefault(key, value)
     return report
 
 

@@ -32,7 +32,7 @@ __all__ = ["RunFolder", "check_place"]
 # In the order in which they are removed: without a manifest a run begins anew, and while the recipe is there the folder
 # is known for a run's, wherever the removal was killed.
 _OURS = (
-    "manifest.json", "metrics.jsonl", "log.txt", "teacher", "checkpoints", "students", "eval",
+    "manifest.json", "fold-*", "metrics.jsonl", "log.txt", "teacher", "checkpoints", "students", "eval",
     "report.json", "report.html", "README.md", "trackers", "debug", "config.yaml",
 )  # fmt: skip
 _HALF_WRITTEN = re.compile(r"\..+\.\d+\.tmp")  # by a killed process, or by one that is at it; see `write_bytes`
@@ -80,7 +80,8 @@ class RunFolder:
             except (InputError, MismatchError, DamagedError):
                 # What is wrong was given, not made here: a run that never began must not stand in the way of the
                 # command that mends it. Once a student learns there is something to keep.
-                if fresh and not (resolved / "students").exists() and not any(resolved.glob("checkpoints/seed-*")):
+                made = ("students", "checkpoints/seed-*", "fold-*/manifest.json")
+                if fresh and not any(any(resolved.glob(pattern)) for pattern in made):
                     folder.clear()
                 raise
 
@@ -166,12 +167,11 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove what a run made; the lock stays, under which others may wait."""
-        for name in _OURS:
-            path = self.path / name
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
+        for path in [path for name in _OURS for path in self.path.glob(name)]:
+            if not path.is_dir():
                 path.unlink(missing_ok=True)
+            elif not (path.name.startswith("fold-") and _strangers(path)):  # a fold is a run, or one that never began
+                shutil.rmtree(path)
 
 
 def _counts(data: Mapping[str, Any]) -> str:

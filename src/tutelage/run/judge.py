@@ -185,6 +185,7 @@ def describe(objective: Objective) -> str:
         text = title_of(term.loss) if weight == "1" else f"{weight} · {title_of(term.loss)}"
         extra = [f"T = {term.temperature.name}"] if isinstance(term.temperature, Schedule) else []
         extra += [f"{key} = {value}" for key, value in term.options.items()]
+        extra += [f"at {p.student}" if p.student == p.teacher else f"{p.student} → {p.teacher}" for p in term.places]
         words.append(text + (f" ({', '.join(extra)})" if extra else ""))
     return " + ".join(words)
 

@@ -22,7 +22,7 @@ from tutelage.run.execute import Run, execute
 from tutelage.run.job import Job, StudentPlan, TeacherPlan, arms_of, facts_of_data, statistics
 from tutelage.run.judge import describe
 from tutelage.run.storeplan import store_plan
-from tutelage.teachers import ModuleTeacher, Teacher, as_teacher
+from tutelage.teachers import EnsembleTeacher, Teacher, as_teacher
 
 __all__ = ["distill"]
 
@@ -95,15 +95,17 @@ def distill(
     for name, one in _students(student).items():
         make, descriptions[name], config = _student(one, builder)
         plans[name] = StudentPlan(make, config | facts_of_data(splits) if config else {})
-    record = {
+    record: dict[str, Any] = {
         "student": descriptions.get("") or descriptions,
         "teacher": plan.describes,
         "data": splits.fingerprint,
         "views": str(views or Views()),
-        "arms": {name: describe(o) for name, o in chosen.items()},
+        "arms": {name: describe(o) + _listens(o) for name, o in chosen.items()},
         "seeds": list(seeds),
         "train": settings.model_dump(mode="json"),
     }
+    if compress:
+        record["compress"] = list(compress)
     kept = None
     if store is not None:
         spec = store_settings({} if store == "auto" else store)
@@ -127,6 +129,14 @@ def distill(
     return execute(
         job, Path(out), differences=differences, overwrite=overwrite, quiet=quiet, command="tutelage.distill(…)"
     )
+
+
+def _listens(objective: Objective) -> str:
+    """Where an objective listens, and by which connectors; nothing where it reads no features."""
+    places = [
+        f"{place.student} → {place.teacher} ({term.connector})" for term in objective.terms for place in term.places
+    ]
+    return f" at {', '.join(places)}" if places else ""
 
 
 def _lines(record: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -176,7 +186,7 @@ def _teacher(
         longer = settings if epochs is None else settings.model_copy(update={"epochs": epochs})
         return TeacherPlan(build=builder(spec), train=longer, describes=f"{spec.name} {dict(spec.args)}")
     given = as_teacher(teacher, places)
-    module = given.module if isinstance(given, ModuleTeacher) else None
+    module = given.panel() if isinstance(given, EnsembleTeacher) else getattr(given, "module", None)
     return TeacherPlan(given=given, module=module, describes=given.fingerprint())
 
 

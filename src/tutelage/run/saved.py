@@ -16,7 +16,7 @@ from tutelage.files import read_json
 from tutelage.run.evalfiles import read_eval_file
 from tutelage.run.execute import read_report
 
-__all__ = ["Side", "finished_arm", "read_side", "same_questions"]
+__all__ = ["Side", "finished_arm", "read_side", "refuse_folds", "same_questions"]
 
 
 @final
@@ -59,6 +59,20 @@ def finished_arm(asked: Path | str) -> tuple[Path, str, dict[str, Any]]:
     if arm not in names:
         raise InputError(f"no arm `{arm}` in {place}", fix=nearest(arm, names))
     return home, arm, report
+
+
+def refuse_folds(home: Path, report: Mapping[str, Any]) -> None:
+    """Refuse the folder of a cross-validation where models are needed: they lie in its folds.
+
+    Raises:
+        InputError: it is one.
+    """
+    if report.get("folds") is not None:
+        raise InputError(
+            f"{home} holds a cross-validation, whose models lie in its folds",
+            expected="the folder of one run",
+            fix=f"name a fold, such as {home / 'fold-1'}",
+        )
 
 
 def read_side(asked: Path | str) -> Side:

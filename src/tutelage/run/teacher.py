@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tutelage.data import as_model_input
 from tutelage.errors import DamagedError, ModelError, TutelageError
 from tutelage.evaluation.predict import ask, predict, validation_scores
 from tutelage.files import cache_folder, read_json, sha256, write_json
@@ -62,7 +63,7 @@ def obtain_teacher(job: Job, shop: Workshop) -> TeacherInHand:
         with torch.random.fork_rng():
             torch.manual_seed(plan.seed)
             module = plan.build()
-        Taps(module, job.teacher_places).close()  # a mistyped layer is told before the teacher is trained
+        _check_places(job, module)
         if plan.weights is not None:
             for notice in load_weights(module, plan.weights):
                 shop.folder.tell(f"teacher: {notice}")
@@ -95,6 +96,17 @@ def obtain_teacher(job: Job, shop: Workshop) -> TeacherInHand:
         raise ModelError(f"the teacher's class names contradict its answers: {wrong}", fix=NAMES_FIX)
     shop.folder.tell(f"teacher: {accuracy:.2%} of the validation part")
     return replace(hand, val_accuracy=accuracy)
+
+
+def _check_places(job: Job, module: nn.Module) -> None:
+    """A layer that is mistyped, or puts out no tensor, is told before the teacher is trained."""
+    with Taps(module, job.teacher_places) as taps, torch.no_grad():
+        if taps.places:
+            modes = [(part, part.training) for part in module.modules()]
+            module.eval()(as_model_input(job.splits.val.inputs[:2].clone()))
+            taps.take()
+            for part, mode in modes:
+                part.training = mode
 
 
 def is_ready(job: Job) -> bool:

@@ -75,6 +75,9 @@ class FabricDevice:
         return context
 
     def backward(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+        if self.world > 1:
+            everyone = [p for group in optimizer.param_groups for p in group["params"]]
+            loss = _Everyone.apply(loss, *everyone)  # type: ignore[no-untyped-call]
         self._fabric.backward(loss if self._share == 1.0 else loss * self._share)
 
     def gradient_norm(self, parameters: Sequence[nn.Parameter], clip: float | None) -> float | None:
@@ -97,3 +100,18 @@ class FabricDevice:
 
     def barrier(self) -> None:
         self._fabric.barrier()
+
+
+class _Everyone(torch.autograd.Function):
+    """The loss as it is, with a path to every parameter: processes wait for each other's gradients of all of them.
+
+    A connector whose term weighs 0 just now, or a layer behind the only one that a hint reads, has none of its own.
+    """
+
+    @staticmethod
+    def forward(ctx: object, loss: Tensor, *parameters: Tensor) -> Tensor:
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: object, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return gradients[0], *(None for _ in ctx.needs_input_grad[1:])  # type: ignore[attr-defined]
