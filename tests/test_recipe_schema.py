@@ -567,7 +567,7 @@ def test_a_difference_is_named_by_key() -> None:
         "seeds: [0] → [0, 1]",
         "arms.distilled.0.weight: 0.9 → {schedule: linear, start: 1.0, end: 0.0}",
         "arms.extra: (absent) → [{loss: x, weight: 1.0, temperature: null, name: null, options: {}, at: [], "
-        "connector: auto}]",
+        "connector: auto, gradient: label, attack: null}]",
         "train.lr: 0.01 → 0.1",
         "train.optimizer_args: {} → {weight_decay: 0.1}",
         "train.clip: null → 1.0",

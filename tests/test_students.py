@@ -28,7 +28,7 @@ BOTH = {
     "name": "both",
     "seeds": [0, 1],
     "data": {"source": "digits", "limit": 400, "views": {"shift": 1}},
-    "teacher": {"model": "mlp", "args": {"width": 32}, "train": {"epochs": 3, "batch_size": 32, "lr": 0.01}},
+    "teacher": {"model": "mlp", "args": {"width": 24}, "train": {"epochs": 3, "batch_size": 32, "lr": 0.01}},
     "students": {
         "small": {"model": "mlp", "args": {"width": 8, "depth": 1, "dropout": 0.1}},
         "tiny": {"model": "cnn", "args": {"width": 4, "depth": 2}},

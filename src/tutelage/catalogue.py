@@ -23,6 +23,7 @@ _FAMILIES = {
     "features_transformer": "hidden states and attention of transformers",
     "relations": "relations between examples",
     "contrastive": "relations between examples",
+    "gradients": "gradients, and attacked inputs",
     "ensembles": "the members of an ensemble",
 }
 
@@ -59,6 +60,10 @@ def methods() -> list[Entry]:
         if "_feature" in reads:
             several = "[net.stages.1, net.stages.2]" if "_features" in reads else "net.stages.1"
             head += f"\n    at: {several}  # or {{student: …, teacher: …}} where layers are called differently"
+        if "_gradient" in reads:
+            head += "\n    gradient: label  # or max, cross_entropy, projection"
+        if "adversarial_logits" in reads:
+            head += "\n    attack: {eps: 0.03, steps: 10}"
         family = _FAMILIES.get(loss.__module__.rpartition(".")[2], "others")
         found.append(Entry(name, text.splitlines()[0], head, family))
     order = list(dict.fromkeys(_FAMILIES.values()))

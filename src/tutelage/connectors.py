@@ -90,7 +90,7 @@ class Listening(nn.Module):
     def __init__(self, student: nn.Module, objective: Objective, example: Tensor, answer: Outputs | None) -> None:
         super().__init__()
         self.student = student
-        self._taps = Taps(student, objective.student_places)
+        self._taps = Taps(student, (*objective.student_places, *objective.student_slopes()))
         features = self._probed(example)
         self._routes: list[tuple[str, str]] = []  # student's layer -> key of the connector
         self.connectors = nn.ModuleDict()

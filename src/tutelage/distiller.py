@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Self, final
 
 import torch
 from torch import Tensor, nn
 
 from tutelage.connectors import connect, outputs_of
-from tutelage.errors import InputError
+from tutelage.errors import InputError, MismatchError
+from tutelage.losses.gradients import kernels_with_derivatives
 from tutelage.objective import Loss, Objective, Term, read_view
+from tutelage.slopes import best_class, check_second, slopes
 from tutelage.teachers import Teacher, as_teacher
-from tutelage.types import Batch, Outputs, Step
+from tutelage.types import ATTACKED, Batch, Outputs, Step
 
-__all__ = ["Distiller"]
+__all__ = ["Distiller", "ask_student"]
 
 
 @final
@@ -59,6 +62,7 @@ class Distiller(nn.Module):
             raise InputError(
                 "the objective reads a teacher, but none was given", fix="pass a teacher, or drop the term"
             )
+        self._checked = False  # that the student can be differentiated as often as the objective asks
         self.student = student
         if example is not None and self.objective.student_places:
             answer = self.teacher.answer(example) if self.teacher is not None else None
@@ -86,13 +90,39 @@ class Distiller(nn.Module):
             progress = 0.0
         if answer is None and self.teacher is not None and self.objective.needs_teacher:
             answer = self.teacher.answer(batch)
-        outputs = outputs_of(self.student(read_view(batch, self.view)))
-        if self.objective.student_places and not outputs.features:
-            raise InputError(
-                "the objective reads the student's features, but nobody listens to its layers",
-                fix="pass example=batch when making the Distiller",
-            )
+        outputs = ask_student(
+            self.student, self.objective, batch, answer, view=self.view, progress=progress, check=not self._checked
+        )
+        self._checked = True
+        if self.objective.attacks(progress):
+            outputs, answer = self._attacked(batch, outputs, answer, progress)
         return self.objective(outputs, answer, batch, progress=progress)
+
+    def _attacked(
+        self, batch: Batch, outputs: Outputs, answer: Outputs | None, progress: float
+    ) -> tuple[Outputs, Outputs | None]:
+        """What both say to inputs that attack the student, beside what they said before."""
+        ours, theirs = dict(outputs.attacked), dict(answer.attacked if answer is not None else {})
+        x = read_view(batch, self.view)
+        for attack, of_teacher in self.objective.attacks(progress).items():
+            # After the clean pass, whose dropout masks so stay those of the other arms; a function of the step's seed.
+            seed = int(torch.randint(2**62, ()))
+            generator = torch.Generator(x.device).manual_seed(seed)
+            told = None if answer is None else answer.logits
+            moved = attack(self.student, x, batch.target, told, generator).detach()
+            ours[attack] = outputs_of(self.student(moved)).logits
+            if of_teacher:
+                assert self.teacher is not None
+                # Only the view that was attacked, and under a number that no stored answer has.
+                asked = replace(batch, inputs={self.view: moved}, view=ATTACKED)
+                try:
+                    theirs[attack] = self.teacher.answer(asked).logits
+                except MismatchError as error:
+                    raise MismatchError(
+                        "the objective asks the teacher about attacked inputs, which nobody could store before",
+                        given=error.problem.what, fix="use a live teacher, or a loss that reads its clean answers only",
+                    ) from error  # fmt: skip
+        return replace(outputs, attacked=ours), None if answer is None else replace(answer, attacked=theirs)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Follow `.to`, `.cuda` and the like with the teacher, which torch does not see."""
@@ -100,3 +130,45 @@ class Distiller(nn.Module):
         if self.teacher is not None:
             self.teacher.to(fn(torch.zeros(())).device)
         return self
+
+
+def ask_student(
+    student: nn.Module,
+    objective: Objective,
+    batch: Batch,
+    answer: Outputs | None,
+    *,
+    view: str = "x",
+    progress: float = 0.0,
+    check: bool = False,
+) -> Outputs:
+    """What a student answers to a batch, with the gradients that an objective reads just now.
+
+    `check` makes sure that those can be differentiated again.
+
+    Raises:
+        InputError: the objective reads layers that nobody listens to.
+        ModelError: the student does not answer with logits, or cannot be differentiated twice.
+    """
+    x, wanted = read_view(batch, view), objective.student_slopes(progress)
+    if not wanted:
+        return _listened(outputs_of(student(x)), objective)
+    x = x.detach().requires_grad_()
+    with kernels_with_derivatives(student):
+        outputs = _listened(outputs_of(student(x)), objective)
+    assert isinstance(outputs.logits, Tensor)
+    ranks = any(place.endswith("@max") for place in wanted)
+    best = best_class(answer.logits) if ranks and answer is not None else None
+    found = slopes(outputs.logits, {"": x} | dict(outputs.features), wanted, batch, best, graph=True)
+    if check:
+        check_second(found)
+    return replace(outputs, features=dict(outputs.features) | found)
+
+
+def _listened(outputs: Outputs, objective: Objective) -> Outputs:
+    if objective.student_places and not outputs.features:
+        raise InputError(
+            "the objective reads the student's features, but nobody listens to its layers",
+            fix="pass example=batch when making the Distiller",
+        )
+    return outputs

@@ -14,38 +14,30 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tutelage.errors import InputError
 from tutelage.schedules import Schedule, as_schedule, is_constant
 from tutelage.taps import feature_at
-from tutelage.types import Batch, Outputs, Step
+from tutelage.types import Batch, Logits, Outputs, Step
+from tutelage.words import CONNECTORS, GRADIENTS, NEEDS
 
-__all__ = ["CONNECTORS", "NEEDS", "Objective", "Place", "Term", "matched_key", "read_view", "title_of"]
-
-NEEDS: Mapping[str, str] = {
-    "student_logits": "the student's logits, (B, C)",
-    "teacher_logits": "the teacher's logits, (B, C) or its k largest",
-    "teacher_members": "the logits of every member of an ensemble, (M, B, C)",
-    "target": "labels (B,), or probabilities (B, C) where examples are mixed, or several labels or numbers (B, C)",
-    "labels": "labels (B,); not to be had where examples are mixed",
-    "student_feature": "what the student's layer puts out, (B, …)",
-    "matched_feature": "the same behind a connector, in the teacher's shape",
-    "teacher_feature": "what the teacher's layer puts out, (B, …)",
-    "student_features": "what several of the student's layers put out, a list",
-    "matched_features": "the same behind connectors, each in the shape of the teacher's",
-    "teacher_features": "what several of the teacher's layers put out, a list",
-    "log_variance": "a number for each of the teacher's channels that learns with the connector, (C,)",
-}
-CONNECTORS: Mapping[str, str] = {
-    "auto": "linear where the widths differ, else none",
-    "none": "the shapes are equal as they are",
-    "linear": "one linear layer; a 1×1 convolution on maps",
-    "mlp": "two layers with a ReLU between them",
-    "block": "a transformer block, then a linear layer; for tokens",
-}
+__all__ = [
+    "CONNECTORS",
+    "GRADIENTS",
+    "NEEDS",
+    "Attacker",
+    "Objective",
+    "Place",
+    "Term",
+    "matched_key",
+    "read_view",
+    "title_of",
+]
 
 Loss = Callable[..., Tensor]
+# (student, inputs, target, teacher's logits, generator) -> attacked inputs, a constant; see `tutelage.attacks`.
+Attacker = Callable[[nn.Module, Tensor, Tensor, Logits | None, torch.Generator], Tensor]
 At = str | tuple[str, str] | Sequence[str | tuple[str, str]]
 
 
@@ -71,6 +63,8 @@ class Term:
             both are called the same, or a list of these.
         connector: what brings the student's features into the teacher's shape, a key of `CONNECTORS`; it learns with
             the student and is not exported.
+        gradient: for losses that read gradients, of which number of each answer: a key of `GRADIENTS`.
+        attack: for losses that read answers on attacked inputs: what attacks, such as `attacks.Attack(eps=8 / 255)`.
 
     Raises:
         InputError: the loss reads something unknown, does not take the temperature or an option, or its places are
@@ -84,6 +78,8 @@ class Term:
     options: Mapping[str, Any] = field(default_factory=dict)
     at: At = ()
     connector: str = "auto"
+    gradient: str = "label"
+    attack: Attacker | None = None
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__
@@ -120,6 +116,7 @@ class Term:
         set_(self, "options", dict(self.options))
         set_(self, "needs", reads)
         set_(self, "places", _places(title, reads, self.at, self.connector))
+        _check_around(title, reads, self.gradient, self.attack)
 
     needs: tuple[str, ...] = field(init=False, default=())
     places: tuple[Place, ...] = field(init=False, default=())
@@ -133,6 +130,21 @@ class Term:
     def matches(self) -> bool:
         """Whether the student's features go through connectors first."""
         return any(need.startswith("matched_") for need in self.needs)
+
+    @property
+    def plain(self) -> bool:
+        """Whether it reads nothing but logits and targets, as they are."""
+        return set(self.needs) <= {"student_logits", "teacher_logits", "target", "labels"}
+
+    def slopes(self, whose: str) -> tuple[str, ...]:
+        """The gradients that it reads of "student" or "teacher": `layer@number`, `@number` at the input."""
+        layers = [getattr(place, whose) for place in self.places] if self.reads(f"{whose}_feature_gradient") else []
+        found = [*([""] if self.reads(f"{whose}_input_gradient") else []), *layers]
+        return tuple(f"{layer}@{self.gradient}" for layer in found)
+
+    def reads(self, word: str) -> bool:
+        """Whether it reads this, one of it or several."""
+        return any(need in (word, word + "s") for need in self.needs)
 
     @property
     def temperatures(self) -> tuple[float, float] | None:
@@ -181,8 +193,25 @@ class Objective:
 
     @property
     def teacher_places(self) -> tuple[str, ...]:
-        """The teacher's layers that the terms listen to."""
-        return tuple(dict.fromkeys(place.teacher for t in self.terms if t.reads_teacher for place in t.places))
+        """The teacher's layers that the terms listen to, and its gradients that they read."""
+        layers = [place.teacher for t in self.terms if t.reads("teacher_feature") for place in t.places]
+        return tuple(dict.fromkeys([*layers, *(slope for t in self.terms for slope in t.slopes("teacher"))]))
+
+    def student_slopes(self, progress: float | None = None) -> tuple[str, ...]:
+        """The student's gradients that the terms read, ever or at this point."""
+        return tuple(dict.fromkeys(slope for t in self._counting(progress) for slope in t.slopes("student")))
+
+    def attacks(self, progress: float) -> dict[Attacker, bool]:
+        """What attacks the student at this point, and whether the teacher is asked about its inputs too."""
+        found: dict[Attacker, bool] = {}
+        for term in self._counting(progress):
+            if term.attack is not None:
+                found[term.attack] = found.get(term.attack, False) or "teacher_adversarial_logits" in term.needs
+        return found
+
+    def _counting(self, progress: float | None) -> list[Term]:
+        """The terms whose weight is not 0 just now: what only the others read is not computed."""
+        return [t for t in self.terms if progress is None or not isinstance(t.weight, Schedule) or t.weight(progress)]
 
     def __call__(self, student: Outputs, teacher: Outputs | None, batch: Batch, *, progress: float = 0.0) -> Step:
         """Add up one batch.
@@ -208,7 +237,7 @@ class Objective:
             keywords = dict(term.options)
             if isinstance(term.temperature, Schedule):
                 keywords["temperature"] = term.temperature(progress)
-            read = [_read(need, term.places, number, student, teacher, batch) for need in term.needs]
+            read = [_read(need, term, number, student, teacher, batch) for need in term.needs]
             value = term.loss(*read, **keywords)
             parts[name] = value.detach()
             part = value if weight == 1.0 else value * weight
@@ -258,7 +287,8 @@ def matched_key(number: int, pair: int) -> str:
 
 def _places(title: str, reads: Sequence[str], at: At, connector: str) -> tuple[Place, ...]:
     """The places of a term, checked against what its loss reads."""
-    several, one = (any(need.endswith(ending) for need in reads) for ending in ("_features", "_feature"))
+    endings = ("_features", "_feature_gradients"), ("_feature", "_feature_gradient")
+    several, one = (any(need.endswith(ending) for need in reads) for ending in endings)
     # A tuple of two texts is one place; several places stand in a list.
     pair = isinstance(at, tuple) and len(at) == 2 and all(isinstance(layer, str) for layer in at)
     given = cast(Sequence[str | tuple[str, str]], [at] if isinstance(at, str) or pair else at)
@@ -282,9 +312,24 @@ def _places(title: str, reads: Sequence[str], at: At, connector: str) -> tuple[P
     return places
 
 
-def _read(
-    need: str, places: Sequence[Place], number: int, student: Outputs, teacher: Outputs | None, batch: Batch
-) -> object:
+def _check_around(title: str, reads: Sequence[str], gradient: str, attack: Attacker | None) -> None:
+    """That a term says of which number gradients are meant, and who attacks, where its loss reads that."""
+    if gradient not in GRADIENTS:
+        raise InputError(f"no gradient of `{gradient}`", expected="one of " + ", ".join(GRADIENTS))
+    reads_attacked = any(need.endswith("adversarial_logits") for need in reads)
+    if reads_attacked and attack is None:
+        raise InputError(
+            f"the loss `{title}` reads answers to attacked inputs, but the term does not say who attacks",
+            fix="give `attack`, for instance attack=tutelage.attacks.Attack(eps=8 / 255)",
+        )
+    if attack is not None and not reads_attacked:
+        raise InputError(f"the loss `{title}` reads no answers to attacked inputs", fix="leave `attack` out")
+
+
+def _read(need: str, term: Term, number: int, student: Outputs, teacher: Outputs | None, batch: Batch) -> object:
+    places = term.places
+    if need == "adversarial_logits":
+        return student.attacked[term.attack]
     if need == "student_logits":
         return student.logits
     if need.startswith("teacher_"):
@@ -294,6 +339,11 @@ def _read(
             )
         if need == "teacher_logits":
             return teacher.logits
+        if need == "teacher_adversarial_logits":
+            return teacher.attacked[term.attack]
+        if "gradient" in need:
+            slopes = [feature_at(teacher.features, slope, "the teacher") for slope in term.slopes("teacher")]
+            return slopes if need.endswith("s") else slopes[0]
         if need == "teacher_members":
             if teacher.members is None:
                 raise InputError(
@@ -309,6 +359,9 @@ def _read(
     if need.startswith("matched_"):
         found = [student.matched[matched_key(number, pair)] for pair in range(len(places))]
         return found if need == "matched_features" else found[0]
+    if need.startswith("student_") and "gradient" in need:
+        slopes = [feature_at(student.features, slope, "the student") for slope in term.slopes("student")]
+        return slopes if need.endswith("s") else slopes[0]
     if need.startswith("student_"):
         found = [feature_at(student.features, place.student, "the student") for place in places]
         return found if need == "student_features" else found[0]

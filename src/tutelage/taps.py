@@ -13,7 +13,13 @@ from torch import Tensor, nn
 
 from tutelage.errors import ModelError, nearest
 
-__all__ = ["Taps", "feature_at"]
+__all__ = ["Taps", "feature_at", "feature_name", "split_place"]
+
+
+def split_place(place: str) -> tuple[str, str]:
+    """The layer of a place, "" for the input, and of which number its gradient is meant, "" for what it puts out."""
+    layer, _, number = place.partition("@")
+    return layer, number
 
 
 def feature_at(features: Mapping[str, Tensor], place: str, whose: str) -> Tensor:
@@ -27,9 +33,20 @@ def feature_at(features: Mapping[str, Tensor], place: str, whose: str) -> Tensor
     Raises:
         ModelError: none does, or several do.
     """
+    return features[feature_name(features, place, whose)]
+
+
+def feature_name(features: Mapping[str, Tensor], place: str, whose: str) -> str:
+    """Which layer a place means, of all that was captured; a pattern means gradients only where it says so.
+
+    Raises:
+        ModelError: none, or several.
+    """
     if place in features:
-        return features[place]
-    found = [name for name in features if fnmatchcase(name, place)]
+        return place
+    layer, number = split_place(place)
+    split = {name: split_place(name) for name in features}
+    found = [name for name, (path, of) in split.items() if of == number and fnmatchcase(path, layer)]
     if len(found) != 1:
         raise ModelError(
             f"{whose} answers {'no' if not found else 'several'} features at `{place}`",
@@ -38,7 +55,7 @@ def feature_at(features: Mapping[str, Tensor], place: str, whose: str) -> Tensor
             fix="capture this layer: `places` of a module, `teacher.store.features` of a store" if not found
             else "name one of them",
         )  # fmt: skip
-    return features[found[0]]
+    return found[0]
 
 
 @final
@@ -47,7 +64,8 @@ class Taps:
 
     Args:
         module: to listen to.
-        places: paths or patterns of its layers.
+        places: paths or patterns of its layers; a layer whose gradient is meant, such as "net.stages.1@max", is kept on
+            the way to the logits, so that they can be differentiated by it. The input, "@max", has no layer.
 
     Raises:
         ModelError: a place that no layer has; the message names the nearest one.
@@ -56,14 +74,20 @@ class Taps:
     def __init__(self, module: nn.Module, places: Sequence[str]) -> None:
         layers = {name: layer for name, layer in module.named_modules() if name}
         chosen: dict[str, nn.Module] = {}
-        for place in places:
+        differentiated: set[str] = set()
+        for place, number in map(split_place, places):
+            if number and not place:
+                continue
             found = {name: layer for name, layer in layers.items() if fnmatchcase(name, place)}
             if not found:
                 raise ModelError(f"the model has no layer `{place}`", fix=nearest(place, layers))
             chosen |= found
+            differentiated |= set(found) if number else set()
         self.places = tuple(sorted(chosen))
         self._kept: dict[str, Tensor] = {}
-        self._handles = [layer.register_forward_hook(self._listener(name)) for name, layer in chosen.items()]
+        self._handles = [
+            layer.register_forward_hook(self._listener(name, name in differentiated)) for name, layer in chosen.items()
+        ]
 
     def __enter__(self) -> Self:
         return self
@@ -92,11 +116,14 @@ class Taps:
             )
         return {place: kept[place] for place in self.places}
 
-    def _listener(self, name: str) -> Any:
-        def listen(module: nn.Module, inputs: object, output: object) -> None:
+    def _listener(self, name: str, differentiated: bool) -> Any:
+        def listen(module: nn.Module, inputs: object, output: object) -> Tensor | None:
             self._kept.pop(name, None)
-            if isinstance(output, Tensor):
-                # The layer that follows may work in place, as many a ReLU does.
-                self._kept[name] = output.clone()
+            if not isinstance(output, Tensor):
+                return None
+            # The layer that follows may work in place, as many a ReLU does. On a copy of the copy, where the first one
+            # has to lie on the way to the logits.
+            self._kept[name] = kept = output.clone()
+            return kept.clone() if differentiated else None
 
         return listen

@@ -39,6 +39,9 @@ class Sampled:
 
 Logits = Tensor | TopK | Sampled
 
+# The number of a view that no draw made: whoever looks answers up by (id, view) finds none, as it must be.
+ATTACKED = -1
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
@@ -60,6 +63,7 @@ class Outputs:
     logits: Logits  # (B, C)
     features: Mapping[str, Tensor] = field(default_factory=dict)  # layer -> what it put out, (B, …)
     matched: Mapping[str, Tensor] = field(default_factory=dict)  # of a student: what connectors made of its features
+    attacked: Mapping[object, Logits] = field(default_factory=dict)  # attack -> logits (B, C) on what it made of inputs
     members: Tensor | None = None  # of an ensemble: every member's logits, (M, B, C)
 
 

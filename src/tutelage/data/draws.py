@@ -48,6 +48,7 @@ class Stream(IntEnum):
     PATCH_X = auto()
     PATCH_Y = auto()
     SAMPLE = auto()
+    SIGN = auto()
 
 
 def mix(*keys: int | NDArray[np.int64] | Words) -> Words:

@@ -234,6 +234,21 @@ class Student(Section):
     """Arguments of the model."""
 
 
+class AttackSpec(Section):
+    """What attacks the student while it learns: projected gradient steps in a ball around its inputs."""
+
+    eps: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+    """The largest change of a number of the inputs, which lie in [0, 1]."""
+    steps: Annotated[int, Field(ge=0, le=1000)] = 10
+    """How many; each costs a forward and a backward pass."""
+    step: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
+    """The size of one; null is 2.5 · eps / steps."""
+    raises: Literal["target", "teacher"] = "target"
+    """What grows: the cross-entropy with the target, or the distance from the teacher's answer to the plain input."""
+    random: bool = True
+    """Start from a random point of the ball."""
+
+
 class TermSpec(Section):
     """One loss of an arm, and how much it weighs."""
 
@@ -251,6 +266,10 @@ class TermSpec(Section):
     """For losses that read features: the layers, such as {student: net.stages.1, teacher: net.stages.2}."""
     connector: Literal["auto", "none", "linear", "mlp", "block"] = "auto"
     """What brings the student's features into the teacher's shape; auto is linear where widths differ, else none."""
+    gradient: Literal["label", "max", "cross_entropy", "projection"] = "label"
+    """For losses that read gradients: of which number of each answer."""
+    attack: AttackSpec | None = None
+    """For losses that read answers to attacked inputs: what attacks."""
 
     @field_validator("weight", "temperature")
     @classmethod

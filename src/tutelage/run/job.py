@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from tutelage import losses
+from tutelage.attacks import Attack
 from tutelage.data import SOURCES, Examples, Splits, Views, as_model_input, fold_of, load
 from tutelage.errors import InputError, Problem, RecipeError
 from tutelage.models import NETS, ModelSpec, build
@@ -201,6 +202,8 @@ def objective_of(terms: Sequence[TermSpec], where: str) -> Objective:
                     options=dict(term.options),
                     at=[(place.student, place.teacher) for place in term.at],
                     connector=term.connector,
+                    gradient=term.gradient,
+                    attack=None if term.attack is None else Attack(**term.attack.model_dump()),
                 )
             )
         except InputError as error:

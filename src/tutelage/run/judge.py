@@ -186,6 +186,8 @@ def describe(objective: Objective) -> str:
         extra = [f"T = {term.temperature.name}"] if isinstance(term.temperature, Schedule) else []
         extra += [f"{key} = {value}" for key, value in term.options.items()]
         extra += [f"at {p.student}" if p.student == p.teacher else f"{p.student} → {p.teacher}" for p in term.places]
+        extra += [f"gradient of {term.gradient}"] if term.slopes("student") or term.slopes("teacher") else []
+        extra += [f"{term.attack}"] if term.attack is not None else []
         words.append(text + (f" ({', '.join(extra)})" if extra else ""))
     return " + ".join(words)
 

@@ -62,6 +62,7 @@ def store_plan(
         chosen = "none"
     draws_of(chosen, views)
     codec = codec_of(spec.codec, _temperature(spec, arms))
+    _check_storable(arms)
     _check_codec(codec, arms, classes)
     return StorePlan(store_root(root), chosen, codec, spec.precision, tuple(spec.features))
 
@@ -83,6 +84,23 @@ def _temperature(spec: Store, arms: Mapping[str, Objective]) -> float:
     return next(iter(found), 1.0)
 
 
+def _check_storable(arms: Mapping[str, Objective]) -> None:
+    """That what the arms read of the teacher is a function of examples and views, which is what a store holds."""
+    for name, objective in arms.items():
+        for term in objective.terms:
+            if term.slopes("teacher") and term.gradient in ("label", "cross_entropy"):
+                raise InputError(
+                    f"arm `{name}` reads gradients that depend on labels, which the key of a store does not hold",
+                    where="teacher.store", given=f"gradient: {term.gradient}", expected="max or projection",
+                    fix="choose one of these, or leave the store out",
+                )  # fmt: skip
+            if "teacher_adversarial_logits" in term.needs:
+                raise InputError(
+                    f"arm `{name}` asks the teacher about inputs that attack the student, which nobody knows before",
+                    where="teacher.store", given=str(term.name), expected="a live teacher", fix="leave the store out",
+                )  # fmt: skip
+
+
 def _check_codec(codec: Codec, arms: Mapping[str, Objective], classes: int) -> None:
     """Let every arm read one small answer as it will come from the store."""
     generator = torch.Generator().manual_seed(0)
@@ -91,7 +109,7 @@ def _check_codec(codec: Codec, arms: Mapping[str, Objective], classes: int) -> N
     answer = Outputs(codec.decode(codec.encode(logits, ids, 0), classes))
     batch = Batch(ids, {}, torch.zeros(2, dtype=torch.int64))
     for name, objective in arms.items():
-        on_logits = [term for term in objective.terms if term.reads_teacher and not term.places]
+        on_logits = [term for term in objective.terms if term.reads_teacher and term.plain]
         if on_logits:
             try:
                 Objective(on_logits)(Outputs(logits.clone()), answer, batch)

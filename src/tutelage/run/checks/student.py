@@ -9,8 +9,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from tutelage.connectors import Listening, connect, outputs_of
+from tutelage.connectors import Listening, connect
 from tutelage.data import Batches
+from tutelage.distiller import ask_student
 from tutelage.errors import ModelError, TutelageError
 from tutelage.evaluation.cost import parameters
 from tutelage.objective import Objective, Term
@@ -96,7 +97,10 @@ def _arm(name: str, objective: Objective, student: nn.Module, answer: Outputs, b
     title, found = f"arm {name}", list[Finding]()
     learning = [parameter for parameter in student.parameters() if parameter.requires_grad]
     for term_name, term in zip(objective.names, objective.terms, strict=True):
-        if term.places and not answer.features:
+        if term.attack is not None:
+            found.append(notice(title, f"the term `{term_name}` reads answers to attacked inputs, and was not tried"))
+            continue
+        if (term.places or term.slopes("teacher")) and not answer.features:
             found.append(notice(title, f"the term `{term_name}` reads features, and the teacher could not be asked"))
             continue
         if isinstance(term.weight, Schedule) and term.weight.greatest == 0.0:
@@ -105,7 +109,7 @@ def _arm(name: str, objective: Objective, student: nn.Module, answer: Outputs, b
         alone = Objective([replace(term, weight=1.0)])
         try:
             learner = connect(student, alone, batch.inputs["x"], answer)
-            outputs = outputs_of(learner(batch.inputs["x"]))
+            outputs = ask_student(learner, alone, batch, answer, check=True)
             loss = alone(outputs, answer, batch).loss
         except TutelageError as error:
             found.append(fault(f"{title}, term {term_name}", error))
