@@ -196,10 +196,13 @@ def read_report(path: Path) -> dict[str, Any]:
             expected=FORMAT,
             fix="add --overwrite to run again, or choose another --out",
         )
-    for model in report["models"]:
-        # What reports did not say while a run had one student and one format of its file.
-        for key, value in {"student": "", "method": model["name"], "of": "", "compression": ""}.items():
-            model.setdefault(key, value)
+    try:
+        for model in report["models"]:
+            # What reports did not say while a run had one student and one format of its file.
+            for key, value in {"student": "", "method": model["name"], "of": "", "compression": ""}.items():
+                model.setdefault(key, value)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DamagedError(f"{path} is not what a run wrote", given=repr(error)) from error
     return report
 
 
