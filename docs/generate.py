@@ -30,6 +30,8 @@ def methods() -> str:
         "Made by `python docs/generate.py` from the losses themselves. Each is one line in a recipe; `tutelage methods",
         "NAME` prints the same card. How to choose: start with `soft_target`; where the teacher is much larger or much",
         "surer than the student can be, try `decoupled`, `dist` or `standardized`; keep what the report says helped.",
+        "In a short training high temperatures start slowly; [measured-methods.md](measured-methods.md) shows one",
+        "comparison.",
         "",
         "| loss | works on | in one line |",
         "|---|---|---|",

@@ -132,8 +132,9 @@ def multi_level(
     Use:
         With large batches, where examples tell something about each other. Not in chunks, nor with very many classes:
         it holds a B × B and a C × C table for each temperature. Not for comparing batch sizes either: twice the rows
-        double the second part and quadruple the third. The authors show a weak and a strong view of each example, and
-        give each part the weight 0.9.
+        double the second part and quadruple the third; with few classes in large batches the third drowns the others,
+        so start with `classes: 0`. The authors show a weak and a strong view of each example, and give each part the
+        weight 0.9.
 
     Args:
         student_logits: (…, C).
