@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -17,6 +18,9 @@ _RATIOS = (
     ("size_ratio", "file_bytes"),
     ("multiply_add_ratio", "multiply_adds"),
 )
+
+# How far metrics go that are no shares; all of them start at 0.
+_MOST = {"nll": math.inf, "nll_scaled": math.inf, "divergence": math.inf, "temperature": math.inf, "brier": 2.0}
 
 
 def model_rows(
@@ -51,7 +55,10 @@ def _row(
     """One row of the main table: the mean over seeds, and each run behind it."""
     shared = [key for key in found[0].metrics if all(key in run.metrics for run in found)]
     sizes = {"temperature": len(np.asarray(judged[0].val_logits))} if "temperature" in shared else {}
-    means = {key: over_seeds([run.metrics[key] for run in found], sizes.get(key, n)) for key in shared}
+    means = {
+        key: over_seeds([run.metrics[key] for run in found], sizes.get(key, n)).within(0.0, _MOST.get(key, 1.0))
+        for key in shared
+    }
     accuracy = means["accuracy"]
     return {
         "name": arm.name,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,12 @@ class Estimate:
         low = None if self.ci_low is None else self.ci_low * factor
         high = None if self.ci_high is None else self.ci_high * factor
         return Estimate(self.value * factor, low, high, self.n, self.seeds, self.method)
+
+    def within(self, least: float, most: float) -> Estimate:
+        """The same estimate with ends that the number can have: few seeds that scatter put t intervals beyond 100 %."""
+        low = None if self.ci_low is None else min(max(self.ci_low, least), most)
+        high = None if self.ci_high is None else min(max(self.ci_high, least), most)
+        return replace(self, ci_low=low, ci_high=high)
 
 
 def wilson(share: float, n: int, *, seeds: int = 1, level: float = LEVEL) -> Estimate:

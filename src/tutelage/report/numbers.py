@@ -64,7 +64,8 @@ def spread(estimate: Estimate) -> str:
     if estimate["ci_low"] is None:
         return value
     digits = decimals(estimate)
-    half = (estimate["ci_high"] - estimate["ci_low"]) / 2 * 100
+    # The longer side: an end that stopped at 100 % says nothing of the spread.
+    half = max(estimate["ci_high"] - estimate["value"], estimate["value"] - estimate["ci_low"]) * 100
     return f"{estimate['value'] * 100:.{digits}f} ± {half:.{digits}f}"
 
 
