@@ -141,11 +141,11 @@ def test_a_share_outside_its_range_is_refused(share: float, n: int) -> None:
 
 
 def test_an_interval_ends_where_its_number_must() -> None:
-    wild = over_seeds([0.2, 0.9], 100)
+    wild = s.over_seeds([0.2, 0.9], 100)
     assert wild.ci_low is not None
     assert wild.ci_low < 0.0
     kept = wild.within(0.0, 1.0)
     assert (kept.value, kept.ci_low, kept.ci_high) == (wild.value, 0.0, 1.0)
-    calm = over_seeds([0.5, 0.51, 0.49], 100)
+    calm = s.over_seeds([0.5, 0.51, 0.49], 100)
     assert calm.within(0.0, 1.0) == calm
-    assert over_seeds([0.5], 100).within(0.0, 1.0).ci_low is None
+    assert s.over_seeds([0.5], 100).within(0.0, 1.0).ci_low is None
