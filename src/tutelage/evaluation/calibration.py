@@ -91,8 +91,13 @@ def fit_temperature(logits: Floats, labels: Ints) -> Temperature | None:
     if not _slope(gaps, 1 / MOST_TEMPERATURE) < 0 < _slope(gaps, 1 / LEAST_TEMPERATURE):
         return None
 
+    # The label's own gap is 0, so the NLL is a logsumexp; its largest terms are taken out once for all temperatures.
+    peaks = gaps.max(axis=1)
+    rest = gaps - peaks[:, None]
+
     def loss(log_t: float) -> float:
-        return nll(gaps * np.exp(-log_t), labels)
+        inverse = np.exp(-log_t)
+        return float(np.mean(peaks * inverse + np.log(np.exp(rest * inverse).sum(axis=1))))
 
     bounds = (float(np.log(LEAST_TEMPERATURE)), float(np.log(MOST_TEMPERATURE)))
     found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-9, "maxiter": 200})
