@@ -6,7 +6,10 @@ metrics.jsonl    one object per cohort, arm and epoch          log.txt   what a 
 teacher/         teacher.safetensors and its facts, where the recipe trained it or loaded it
 checkpoints/     where every cohort stands, to continue from
 students/<arm>/seed-<n>/student.safetensors                    the file that ships, and facts beside it
-eval/            what every model answered on the test part, and (…-val.npz) on the validation part
+                        student.<format>.safetensors           the same weights in fewer bytes, where the recipe asks
+eval/            what every model answered on the test part, (…-val.npz) on the validation part, and (…-train.npz) on a
+                 sample of the training part
+fold-<n>/        of a cross-validation: the runs of its folds
 report.json, report.html, README.md
 trackers/        what trackers keep, where the recipe names some
 debug/           only after a fault
