@@ -154,7 +154,7 @@ class PlaceSpec(Section):
     """The teacher's layer, likewise."""
 
 
-Places = Annotated[
+LayerPairs = Annotated[
     tuple[PlaceSpec, ...],
     Field(strict=False),
     BeforeValidator(_pairs, json_schema_input_type=Text | PlaceSpec | list[Text | PlaceSpec]),

@@ -23,8 +23,8 @@ from tutelage.recipe.kinds import (
     Device,
     Fraction,
     Identifier,
+    LayerPairs,
     NotNegative,
-    Places,
     Positive,
     Precision,
     Probability,
@@ -39,7 +39,7 @@ from tutelage.recipe.kinds import (
     words,
 )
 from tutelage.recipe.moving import ScheduleSpec, Temperature, Weight
-from tutelage.recipe.places import Places as Lines
+from tutelage.recipe.places import Places
 
 SCRATCH = "scratch"
 # Keys whose change does not make another run of it: where to compute and what to measure, not what is trained.
@@ -262,7 +262,7 @@ class TermSpec(Section):
     """What reports call it; the loss's name by default."""
     options: Arguments = Field(default_factory=dict)
     """Further arguments of the loss."""
-    at: Places = ()
+    at: LayerPairs = ()
     """For losses that read features: the layers, such as {student: net.stages.1, teacher: net.stages.2}."""
     connector: Literal["auto", "none", "linear", "mlp", "block"] = "auto"
     """What brings the student's features into the teacher's shape; auto is linear where widths differ, else none."""
@@ -347,7 +347,7 @@ class Recipe(Section):
     report: Report = Report()
     """What to measure for the report."""
 
-    _places: Lines = PrivateAttr(default_factory=Lines)
+    _places: Places = PrivateAttr(default_factory=Places)
 
     @field_validator("arms")
     @classmethod
@@ -374,11 +374,11 @@ class Recipe(Section):
         return {"": self.student} if self.student is not None else dict(self.students)
 
     @property
-    def places(self) -> Lines:
+    def places(self) -> Places:
         """Where each value was written, for messages about what only other rooms can check."""
         return self._places
 
-    def placed(self, places: Lines) -> Self:
+    def placed(self, places: Places) -> Self:
         """The same recipe, knowing where its values were written."""
         self._places = places
         return self
