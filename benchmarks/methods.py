@@ -40,7 +40,8 @@ from tutelage.evaluation.significance import Estimate, holm, over_seeds, paired_
 from tutelage.files import write_json
 from tutelage.models import load_weights, parameter_count
 from tutelage.recipe import from_mapping
-from tutelage.run.cohorts import Shapes, Workshop, make_arm, torch_settings, train_cohort
+from tutelage.run.arms import Company, make_arm, surroundings
+from tutelage.run.cohorts import Workshop, torch_settings, train_cohort
 from tutelage.run.execute import facts_of
 from tutelage.run.folder import RunFolder
 from tutelage.run.job import Job, job_of_recipe
@@ -132,6 +133,9 @@ METHODS = (
     _layer("flow", 50.0, MIDDLE, LAST),
     Method("attention_transfer", [{"loss": "attention_transfer", "weight": 1e3, "at": at} for at in (MIDDLE, LAST)],
            1.0, FEATURES),
+    _layer("review", 1.0, MIDDLE, LAST),
+    _layer("semantic_calibration", 50.0, MIDDLE, LAST),
+    _layer("representation_regression", 1.0, LAST),
     _layer("hidden_mse", 1.0, POOLED),
     _layer("cosine_hidden", 1.0, POOLED),
     _layer("patient", 10.0, POOLED),
@@ -148,7 +152,8 @@ METHODS = (
 )  # fmt: skip
 
 _REASONS = {
-    "reads tokens or their attention; the pair is convolutional": "attention_kl attention_mse relation_kl",
+    "reads tokens or their attention; the pair is convolutional": "attention_kl attention_mse relation_kl vit_mimic "
+    "masked_generation",
     "reads several labels for each example; here there is one": "binary_cross_entropy",
     "reads numbers, not labels": "bounded_regression regression_mse",
     "reads every member of an ensemble; here the teacher is one net": "adaptive_ensemble ensemble_distribution",
@@ -244,7 +249,9 @@ class Step(nn.Module):
 
     def __init__(self, arm: Arm, batch: Batch, answer: Outputs) -> None:
         super().__init__()
-        self.take = lambda: arm.learn(batch, answer, PlainDevice(), progress=0.5, step=0)
+        self.take = lambda: arm.learn(
+            arm.ask(batch, answer, PlainDevice(), progress=0.5), PlainDevice(), progress=0.5, step=0
+        )
 
     def forward(self, _: Tensor) -> None:
         self.take()
@@ -258,8 +265,9 @@ def steps_of(job: Job, teacher: Teacher) -> tuple[dict[str, Step], Batch, Output
     for name, plan in job.arms.items():
         torch.manual_seed(0)
         student = job.students[plan.student].build()
-        last, shapes = suits_channels_last(student, batch.inputs["x"]), Shapes(batch.inputs["x"], answer, 0)
-        arm = make_arm(name, plan.objective, student, teacher, job.train, PlainDevice(), last, shapes=shapes)
+        last = suits_channels_last(student, batch.inputs["x"])
+        around = surroundings(job, job.arms, batch, teacher, Company(), size=len(batch), seed=0)
+        arm = make_arm(name, plan, student, teacher, job.train, PlainDevice(), last, around=around, arms=job.arms)
         steps[name] = Step(arm, batch, answer)
     return steps, batch, answer
 

@@ -629,7 +629,7 @@ def test_features_are_looked_at_even_before_the_teacher_is_trained(place: Path) 
     assert "hint, cross_entropy" in only(found, "arm hint").text
     layers = only(found, "layers of arm hint").text
     assert "`hint` reads net.stages.1 (24, 4, 4) beside the teacher's net.stages.1 (12, 4, 4)" in layers
-    assert f"{24 * 12 + 12} parameters of `hint` learn along" in only(found, "connectors of arm hint").text
+    assert f"{24 * 12 + 12} parameters of `hint` learn along" in only(found, "learning along with arm hint").text
     arms["hint"][0] = {"loss": "hint", "at": {"student": "net.stages.1", "teacher": "net.head"}}
     [wrong] = check_recipe(from_mapping(keys)).of("fault")
     assert "no connector leads from one shape to the other" in wrong.text

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import tutelage
-from tutelage.connectors import Connector
+from tutelage.companions.connectors import Connector
 from tutelage.errors import InputError, ModelError
 from tutelage.losses import cross_entropy, variational
 from tutelage.models import ModelSpec, build, state_digest

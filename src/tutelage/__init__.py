@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tutelage.distiller import Distiller
     from tutelage.objective import Objective, Term
     from tutelage.run import Run, distill, run_recipe
+    from tutelage.run.iterate import iterate
     from tutelage.types import Batch, Outputs, Sampled, Step, TopK
 
 __version__ = "0.1.0"
@@ -31,6 +32,7 @@ __all__ = [
     "Term",
     "TopK",
     "distill",
+    "iterate",
     "run_recipe",
 ]
 
@@ -45,6 +47,7 @@ _HOMES = {
     "Term": "objective",
     "TopK": "types",
     "distill": "run",
+    "iterate": "run",
     "run_recipe": "run",
 }
 

@@ -183,6 +183,7 @@ class Robustness:
     eps: float
     steps: int
     step: float
+    restarts: int = 1
 
     def to_json(self) -> dict[str, object]:
         return asdict(self)
@@ -195,13 +196,14 @@ def robust_accuracy(
     steps: int = 20,
     *,
     step: float | None = None,
+    restarts: int = 1,
     seed: int = 0,
     device: torch.device | None = None,
 ) -> Robustness:
     """Accuracy as it is, under FGSM and under PGD with a random start, each with Wilson's interval.
 
-    An example stays right where the plain and the attacked input are both answered rightly: the plain one lies in the
-    ball too. So no share is above the clean one.
+    An example stays right where the plain and every attacked input are answered rightly: the plain one lies in the ball
+    too. So no share is above the clean one, and none rises with more starts.
 
     Args:
         model: (B, …) to logits (B, C), on the device.
@@ -209,7 +211,8 @@ def robust_accuracy(
         eps: radius of the ball, ≥ 0.
         steps: of PGD; 20 is usual for judging.
         step: the size of one; None is 2.5 · eps / steps.
-        seed: of the random start.
+        restarts: how many random starts PGD has, ≥ 1; an example must withstand all of them.
+        seed: of the random starts.
         device: where the model is; the CPU by default.
 
     Raises:
@@ -217,6 +220,8 @@ def robust_accuracy(
         ModelError: the model does not answer with logits that depend on the inputs.
     """
     _check(eps, steps, step)
+    if restarts < 1:
+        raise InputError("PGD starts at least once", given=f"restarts={restarts}", expected="a whole number from 1")
     place = device or torch.device("cpu")
     generator = torch.Generator(place).manual_seed(seed)
     right, count = torch.zeros(3, dtype=torch.int64, device=place), 0
@@ -232,19 +237,18 @@ def robust_accuracy(
             def goal(moved: Tensor, labels: Tensor = labels) -> Tensor:
                 return cross_entropy(ask(moved), labels)
 
-            tried = (
-                x,
-                fgsm(goal, x, eps=eps),
-                pgd(goal, x, eps=eps, steps=steps, step=step, generator=generator),
-            )
+            tried = [x, fgsm(goal, x, eps=eps)]
+            tried += [pgd(goal, x, eps=eps, steps=steps, step=step, generator=generator) for _ in range(restarts)]
             with torch.no_grad():
-                hits = torch.stack([ask(one).argmax(-1) == labels for one in tried])
+                found = torch.stack([ask(one).argmax(-1) == labels for one in tried])
+            hits = torch.stack([found[0], found[1], found[2:].all(0)])
             right += (hits & hits[:1]).sum(1)
             count += len(labels)
     if not count:
         raise InputError("nobody was asked", given="no batches", expected="at least one example")
     clean, once, often = (wilson(int(number) / count, count) for number in right)
-    return Robustness(clean, once, often, eps, steps, 2.5 * eps / max(steps, 1) if step is None else step)
+    size = 2.5 * eps / max(steps, 1) if step is None else step
+    return Robustness(clean, once, often, eps, steps, size, restarts)
 
 
 @contextlib.contextmanager

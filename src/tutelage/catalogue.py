@@ -5,10 +5,13 @@ from __future__ import annotations
 import importlib.resources
 import inspect
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["Entry", "methods", "models", "recipes"]
+from tutelage.errors import InputError
+
+__all__ = ["Entry", "foreign_methods", "methods", "models", "recipes"]
 
 # The file of a loss -> what it works on, in the order in which a reader should meet them.
 _FAMILIES = {
@@ -17,12 +20,16 @@ _FAMILIES = {
     "scale_free": "labels and logits",
     "normalised": "labels and logits",
     "temperatures": "labels and logits",
+    "curricula": "labels and logits",
     "independent": "several labels at once, and numbers",
     "features": "features of a layer",
     "features_targets": "features of a layer",
+    "features_companions": "features of a layer",
     "features_transformer": "hidden states and attention of transformers",
     "relations": "relations between examples",
     "contrastive": "relations between examples",
+    "self_taught": "the student itself",
+    "adversaries": "a judge that learns along",
     "gradients": "gradients, and attacked inputs",
     "ensembles": "the members of an ensemble",
 }
@@ -42,32 +49,69 @@ class Entry:
 
 
 def methods() -> list[Entry]:
-    """The losses that a recipe can name."""
+    """The built-in losses that a recipe can name."""
     from tutelage import losses
 
     found = []
     for name in losses.__all__:
         loss = getattr(losses, name)
-        text = inspect.getdoc(loss) or ""
-        signature = inspect.signature(loss)
-        reads = ", ".join(p.name for p in signature.parameters.values() if p.kind is not p.KEYWORD_ONLY)
-        options = ", ".join(
-            f"{p.name}={p.default}"
-            for p in signature.parameters.values()
-            if p.kind is p.KEYWORD_ONLY and p.name != "mask"
-        )
-        head = f"{name}: {text}\n\nReads: {reads}\nDefaults: {options or 'none'}\n\nIn a recipe:\n  - loss: {name}"
-        if "_feature" in reads:
-            several = "[net.stages.1, net.stages.2]" if "_features" in reads else "net.stages.1"
-            head += f"\n    at: {several}  # or {{student: …, teacher: …}} where layers are called differently"
-        if "_gradient" in reads:
-            head += "\n    gradient: label  # or max, cross_entropy, projection"
-        if "adversarial_logits" in reads:
-            head += "\n    attack: {eps: 0.03, steps: 10}"
         family = _FAMILIES.get(loss.__module__.rpartition(".")[2], "others")
-        found.append(Entry(name, text.splitlines()[0], head, family))
+        found.append(_card(name, loss, family))
     order = list(dict.fromkeys(_FAMILIES.values()))
     return sorted(found, key=lambda entry: [*order, entry.family].index(entry.family))
+
+
+def foreign_methods(name: str | None) -> list[Entry]:
+    """The losses that installed packages offer, under their package's name.
+
+    Args:
+        name: of the one that is meant: only its package is imported, the others stay names. None imports all of them,
+            and tells of each that cannot be used why.
+
+    Raises:
+        InputError: the one that is meant cannot be used.
+    """
+    from tutelage import extensions, losses
+
+    found = []
+    offered = extensions.offers()
+    for offer in offered:
+        family = offer.home or "a package without a name"
+        others = [f"`{one.function}` of `{one.home}`" for one in offered if one.name == offer.name and one != offer]
+        others += ["the built-in one"] * (offer.name in losses.__all__)
+        if others:
+            # No recipe can name it so; the name of its function always leads to it.
+            line = f"with --trust; the name `{offer.name}` means {' and '.join(others)} as well"
+            found.append(Entry(offer.function, line, f"{offer.function}: {line}", family))
+        elif name not in (None, offer.name):
+            found.append(Entry(offer.name, "", "", family))
+        else:
+            try:
+                found.append(_card(offer.name, extensions.load(offer), family))
+            except InputError as error:
+                if name is not None:
+                    raise
+                found.append(Entry(offer.name, f"cannot be used: {error.problem.what}", str(error), family))
+    return sorted(found, key=lambda entry: (entry.family, entry.name))
+
+
+def _card(name: str, loss: Callable[..., Any], family: str) -> Entry:
+    """All there is to say of a loss, from its docstring and its parameters."""
+    text = inspect.getdoc(loss) or "says nothing about itself"
+    signature = inspect.signature(loss)
+    reads = ", ".join(p.name for p in signature.parameters.values() if p.kind is not p.KEYWORD_ONLY)
+    options = ", ".join(
+        f"{p.name}={p.default}" for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY and p.name != "mask"
+    )
+    head = f"{name}: {text}\n\nReads: {reads}\nDefaults: {options or 'none'}\n\nIn a recipe:\n  - loss: {name}"
+    if "_feature" in reads:
+        several = "[net.stages.1, net.stages.2]" if "_features" in reads else "net.stages.1"
+        head += f"\n    at: {several}  # or {{student: …, teacher: …}} where layers are called differently"
+    if "_gradient" in reads:
+        head += "\n    gradient: label  # or max, cross_entropy, projection"
+    if "adversarial_logits" in reads:
+        head += "\n    attack: {eps: 0.03, steps: 10}"
+    return Entry(name, text.splitlines()[0], head, family)
 
 
 def models() -> list[Entry]:

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Self, final
 
 import torch
 from torch import Tensor, nn
 
-from tutelage.connectors import connect, outputs_of
+from tutelage.companions import Around, Seen, connect, outputs_of
 from tutelage.errors import InputError, MismatchError
 from tutelage.losses.gradients import kernels_with_derivatives
+from tutelage.models.heads import head_of
 from tutelage.objective import Loss, Objective, Term, read_view
+from tutelage.schedules import Past
 from tutelage.slopes import best_class, check_second, slopes
+from tutelage.sources import Source
 from tutelage.teachers import Teacher, as_teacher
-from tutelage.types import ATTACKED, Batch, Outputs, Step
+from tutelage.types import ATTACKED, PARTNER, Batch, Outputs, Step
 
-__all__ = ["Distiller", "ask_student"]
+__all__ = ["Asked", "Distiller", "ask_student"]
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Asked:
+    """What student and teacher say to a batch, before it becomes a loss."""
+
+    batch: Batch
+    student: Outputs  # with its graph
+    teacher: Outputs | None
 
 
 @final
@@ -32,8 +46,9 @@ class Distiller(nn.Module):
         teacher: a torch module or anything that answers; None where no term reads a teacher.
         objective: terms, or losses where weight 1 and the default temperature are meant.
         view: the name of the input view that the student reads.
-        example: a batch to learn shapes from, where terms read features: layers are tapped and connectors built here,
-            so that an optimizer over `parameters()` finds them.
+        example: a batch to learn shapes from, where terms read features or something learns along with them: layers
+            are tapped, connectors and companions built here, so that an optimizer over `parameters()` finds them.
+        known: ids (N,) and targets (N, …) of all training examples, for terms that remember by example.
 
     Raises:
         InputError: a term reads a teacher and there is none.
@@ -48,6 +63,7 @@ class Distiller(nn.Module):
         *,
         view: str = "x",
         example: Batch | None = None,
+        known: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         super().__init__()
         if teacher is student:
@@ -64,23 +80,40 @@ class Distiller(nn.Module):
             )
         self._checked = False  # that the student can be differentiated as often as the objective asks
         self.student = student
-        if example is not None and self.objective.student_places:
+        if example is not None and self.objective.listens:
             answer = self.teacher.answer(example) if self.teacher is not None else None
-            self.student = connect(student, self.objective, read_view(example, view), answer)
+            head = head_of(getattr(self.teacher, "module", None), answer)
+            around = Around(example, answer, view=view, head=head, known=known, batch_size=len(example))
+            self.student = connect(student, self.objective, around)
 
-    def forward(self, batch: Batch, *, answer: Outputs | None = None, progress: float | None = None) -> Step:
+    def forward(
+        self,
+        batch: Batch,
+        *,
+        answer: Outputs | None = None,
+        progress: float | None = None,
+        past: Past = (),
+        others: Mapping[Source, Sequence[Outputs]] = MappingProxyType({}),
+    ) -> Step:
         """The loss of one batch.
 
         Args:
             batch: inputs, ids and targets.
             answer: the teacher's outputs for this batch, where the caller has them already (arms of a cohort share one
                 teacher pass); asked from the teacher otherwise.
-            progress: 0 at the first step, 1 at the end; needed only if a weight or temperature moves.
+            progress: 0 at the first step, 1 at the end; needed only if a weight, a temperature or a loss moves.
+            past: what validation said after every epoch so far; for schedules that follow it.
+            others: what each source of the objective but the teacher says.
 
         Raises:
             InputError: a schedule moves and no progress was given.
             ModelError: the student does not answer with logits.
         """
+        asked = self.ask(batch, answer=answer, progress=progress)
+        return self.judge(asked, progress=progress or 0.0, past=past, others=others)
+
+    def ask(self, batch: Batch, *, answer: Outputs | None = None, progress: float | None = None) -> Asked:
+        """The first half of a step: what both say. Students who listen to each other all do this before any learns."""
         if progress is None:
             if self.objective.moves:
                 raise InputError(
@@ -96,7 +129,18 @@ class Distiller(nn.Module):
         self._checked = True
         if self.objective.attacks(progress):
             outputs, answer = self._attacked(batch, outputs, answer, progress)
-        return self.objective(outputs, answer, batch, progress=progress)
+        return Asked(batch, outputs, answer)
+
+    def judge(
+        self,
+        asked: Asked,
+        *,
+        progress: float = 0.0,
+        past: Past = (),
+        others: Mapping[Source, Sequence[Outputs]] = MappingProxyType({}),
+    ) -> Step:
+        """The second half: the loss of what was said."""
+        return self.objective(asked.student, asked.teacher, asked.batch, progress=progress, past=past, others=others)
 
     def _attacked(
         self, batch: Batch, outputs: Outputs, answer: Outputs | None, progress: float
@@ -151,11 +195,15 @@ def ask_student(
         ModelError: the student does not answer with logits, or cannot be differentiated twice.
     """
     x, wanted = read_view(batch, view), objective.student_slopes(progress)
+    # Before the student's own pass, so that statistics of batches end with this batch in every arm.
+    partner = _of_partners(student, batch) if "partner_logits" in objective.needs else None
+    # A plain student takes nothing but its input.
+    seen = (Seen(batch, answer, progress),) if any(term.companions for term in objective.terms) else ()
     if not wanted:
-        return _listened(outputs_of(student(x)), objective)
+        return replace(_listened(outputs_of(student(x, *seen)), objective), partner=partner)
     x = x.detach().requires_grad_()
     with kernels_with_derivatives(student):
-        outputs = _listened(outputs_of(student(x)), objective)
+        outputs = replace(_listened(outputs_of(student(x, *seen)), objective), partner=partner)
     assert isinstance(outputs.logits, Tensor)
     ranks = any(place.endswith("@max") for place in wanted)
     best = best_class(answer.logits) if ranks and answer is not None else None
@@ -163,6 +211,13 @@ def ask_student(
     if check:
         check_second(found)
     return replace(outputs, features=dict(outputs.features) | found)
+
+
+def _of_partners(student: nn.Module, batch: Batch) -> Tensor:
+    with torch.no_grad():
+        logits = outputs_of(student(read_view(batch, PARTNER))).logits
+    assert isinstance(logits, Tensor)
+    return logits
 
 
 def _listened(outputs: Outputs, objective: Objective) -> Outputs:

@@ -1,164 +1,36 @@
-"""A method is a sentence: losses, how much each weighs, at what temperature, and when.
-
-A term's needs are the names of its loss's positional parameters (`student_logits`, `teacher_feature`, `labels`, …):
-nothing is declared twice, and a function from anywhere can be a term. `NEEDS` lists the words understood. A term whose
-loss reads features also says at which layers.
-"""
+"""A method is a sentence: terms that add up. See `tutelage.terms` for what a term is."""
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, cast, final
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tutelage.errors import InputError
-from tutelage.schedules import Schedule, as_schedule, is_constant
+from tutelage.schedules import Past, Schedule
+from tutelage.sources import FromArm, Pseudo, Source
 from tutelage.taps import feature_at
-from tutelage.types import Batch, Logits, Outputs, Step
-from tutelage.words import CONNECTORS, GRADIENTS, NEEDS
+from tutelage.terms import Attacker, Loss, Place, Term, companion_key, matched_key, title_of
+from tutelage.types import Batch, Outputs, Step
+from tutelage.words import COMPANIONS, CONNECTORS, GRADIENTS, NEEDS
 
 __all__ = [
     "CONNECTORS",
     "GRADIENTS",
     "NEEDS",
     "Attacker",
+    "Loss",
     "Objective",
     "Place",
     "Term",
+    "companion_key",
     "matched_key",
     "read_view",
     "title_of",
 ]
-
-Loss = Callable[..., Tensor]
-# (student, inputs, target, teacher's logits, generator) -> attacked inputs, a constant; see `tutelage.attacks`.
-Attacker = Callable[[nn.Module, Tensor, Tensor, Logits | None, torch.Generator], Tensor]
-At = str | tuple[str, str] | Sequence[str | tuple[str, str]]
-
-
-class Place(NamedTuple):
-    """Where a loss on features listens: a layer of each side, by path or by a pattern that one layer answers to."""
-
-    student: str
-    teacher: str
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class Term:
-    """One loss with its weight, its temperature and its fixed options.
-
-    Args:
-        loss: a function whose positional parameters are named from `NEEDS`, returning a scalar.
-        weight: a number or a schedule; where it is exactly 0 the loss is not computed.
-        temperature: a number or a schedule > 0, for losses that have a keyword of that name; None keeps their default.
-        name: what reports call it; the loss's name by default.
-        options: further keywords of the loss.
-        at: for losses that read features, the layers where: a pair (student's layer, teacher's layer), or a text where
-            both are called the same, or a list of these.
-        connector: what brings the student's features into the teacher's shape, a key of `CONNECTORS`; it learns with
-            the student and is not exported.
-        gradient: for losses that read gradients, of which number of each answer: a key of `GRADIENTS`.
-        attack: for losses that read answers on attacked inputs: what attacks, such as `attacks.Attack(eps=8 / 255)`.
-
-    Raises:
-        InputError: the loss reads something unknown, does not take the temperature or an option, or its places are
-            missing or too many.
-    """
-
-    loss: Loss
-    weight: float | Schedule = 1.0
-    temperature: float | Schedule | None = None
-    name: str | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-    at: At = ()
-    connector: str = "auto"
-    gradient: str = "label"
-    attack: Attacker | None = None
-
-    def __post_init__(self) -> None:
-        set_ = object.__setattr__
-        title = self.name or title_of(self.loss)
-        parameters = inspect.signature(self.loss).parameters.values()
-        reads = tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
-        takes = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "mask"}
-        weight = as_schedule(self.weight)
-        temperature = None if self.temperature is None else as_schedule(self.temperature)
-        for unknown in sorted(set(reads) - set(NEEDS)):
-            raise InputError(
-                f"the loss `{title}` reads `{unknown}`, which no step provides",
-                expected="positional parameters named " + ", ".join(NEEDS),
-                fix="rename the parameter, or make it keyword-only and pass it as an option",
-            )
-        for unknown in sorted(set(self.options) - takes):
-            raise InputError(
-                f"the loss `{title}` has no option `{unknown}`",
-                expected="one of " + (", ".join(sorted(takes)) or "none"),
-            )
-        if "temperature" in self.options:
-            raise InputError(
-                f"the temperature of `{title}` is not an option", fix="give it to the term: Term(loss, temperature=…)"
-            )
-        if temperature is not None and "temperature" not in takes:
-            raise InputError(f"the loss `{title}` has no temperature", given=temperature.name, fix="leave it out")
-        if temperature is not None and temperature.least <= 0:
-            raise InputError(
-                f"the temperature of `{title}` must stay above 0", given=temperature.name, expected="a number > 0"
-            )
-        set_(self, "name", title)
-        set_(self, "weight", weight)
-        set_(self, "temperature", temperature)
-        set_(self, "options", dict(self.options))
-        set_(self, "needs", reads)
-        set_(self, "places", _places(title, reads, self.at, self.connector))
-        _check_around(title, reads, self.gradient, self.attack)
-
-    needs: tuple[str, ...] = field(init=False, default=())
-    places: tuple[Place, ...] = field(init=False, default=())
-
-    @property
-    def reads_teacher(self) -> bool:
-        """Whether it reads what a teacher says."""
-        return any(need.startswith("teacher_") for need in self.needs)
-
-    @property
-    def matches(self) -> bool:
-        """Whether the student's features go through connectors first."""
-        return any(need.startswith("matched_") for need in self.needs)
-
-    @property
-    def plain(self) -> bool:
-        """Whether it reads nothing but logits and targets, as they are."""
-        return set(self.needs) <= {"student_logits", "teacher_logits", "target", "labels"}
-
-    def slopes(self, whose: str) -> tuple[str, ...]:
-        """The gradients that it reads of "student" or "teacher": `layer@number`, `@number` at the input."""
-        layers = [getattr(place, whose) for place in self.places] if self.reads(f"{whose}_feature_gradient") else []
-        found = [*([""] if self.reads(f"{whose}_input_gradient") else []), *layers]
-        return tuple(f"{layer}@{self.gradient}" for layer in found)
-
-    def reads(self, word: str) -> bool:
-        """Whether it reads this, one of it or several."""
-        return any(need in (word, word + "s") for need in self.needs)
-
-    @property
-    def temperatures(self) -> tuple[float, float] | None:
-        """The least and the greatest temperature at which it reads logits; None where it has no temperature."""
-        if isinstance(self.temperature, Schedule):
-            return self.temperature.least, self.temperature.greatest
-        default = inspect.signature(self.loss).parameters.get("temperature")
-        return None if default is None else (float(default.default), float(default.default))
-
-    @property
-    def moves(self) -> bool:
-        """Whether its weight or temperature depends on progress."""
-        schedules = (self.weight, self.temperature)
-        return any(isinstance(schedule, Schedule) and not is_constant(schedule) for schedule in schedules)
 
 
 @final
@@ -179,12 +51,17 @@ class Objective:
         names = [str(term.name) for term in self.terms]
         self.names = tuple(_distinct(names))
         self.needs = frozenset(need for term in self.terms for need in term.needs)
-        self.moves = any(term.moves for term in self.terms)
+        self.moves = "progress" in self.needs or any(term.moves for term in self.terms)
 
     @property
     def needs_teacher(self) -> bool:
         """Whether any term reads what a teacher says."""
         return any(term.reads_teacher for term in self.terms)
+
+    @property
+    def distils(self) -> bool:
+        """Whether any term reads what somebody says who is not the label: the teacher, or another source."""
+        return any(term.listens_to_others for term in self.terms)
 
     @property
     def student_places(self) -> tuple[str, ...]:
@@ -194,8 +71,30 @@ class Objective:
     @property
     def teacher_places(self) -> tuple[str, ...]:
         """The teacher's layers that the terms listen to, and its gradients that they read."""
-        layers = [place.teacher for t in self.terms if t.reads("teacher_feature") for place in t.places]
-        return tuple(dict.fromkeys([*layers, *(slope for t in self.terms for slope in t.slopes("teacher"))]))
+        return self.places_of(None)
+
+    def places_of(self, source: Source | None) -> tuple[str, ...]:
+        """The layers and gradients of a source that the terms read; None is the teacher."""
+        terms = [term for term in self.terms if term.speaker == source]
+        layers = [place.teacher for t in terms if t.reads_features_of_others for place in t.places]
+        return tuple(dict.fromkeys([*layers, *(slope for t in terms for slope in t.slopes("teacher"))]))
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """Whom the terms listen to beside the teacher."""
+        found = [term.speaker for term in self.terms if term.listens_to_others]
+        return tuple(dict.fromkeys(source for source in found if source is not None))
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """The arms whose finished students are listened to."""
+        found = [source.arm for source in self.sources if isinstance(source, (FromArm, Pseudo))]
+        return tuple(dict.fromkeys(arm for arm in found if arm is not None))
+
+    @property
+    def listens(self) -> bool:
+        """Whether anything is added to the student while it learns: taps, connectors, companions."""
+        return bool(self.student_places or any(term.companions for term in self.terms))
 
     def student_slopes(self, progress: float | None = None) -> tuple[str, ...]:
         """The student's gradients that the terms read, ever or at this point."""
@@ -211,9 +110,21 @@ class Objective:
 
     def _counting(self, progress: float | None) -> list[Term]:
         """The terms whose weight is not 0 just now: what only the others read is not computed."""
-        return [t for t in self.terms if progress is None or not isinstance(t.weight, Schedule) or t.weight(progress)]
+        if progress is None:
+            return list(self.terms)
+        # One that follows feedback may come to count at any time.
+        return [t for t in self.terms if not isinstance(t.weight, Schedule) or t.weight.feedback or t.weight(progress)]
 
-    def __call__(self, student: Outputs, teacher: Outputs | None, batch: Batch, *, progress: float = 0.0) -> Step:
+    def __call__(
+        self,
+        student: Outputs,
+        teacher: Outputs | None,
+        batch: Batch,
+        *,
+        progress: float = 0.0,
+        past: Past = (),
+        others: Mapping[Source, Sequence[Outputs]] = MappingProxyType({}),
+    ) -> Step:
         """Add up one batch.
 
         Args:
@@ -221,6 +132,8 @@ class Objective:
             teacher: the teacher's outputs on the same views, or None where no term reads them.
             batch: where the targets are.
             progress: 0 at the first step of training, 1 at the end.
+            past: what validation said after every epoch so far, for schedules that follow it.
+            others: what each source but the teacher says, one answer or several; a loss is averaged over these.
 
         Returns:
             The total with its graph, and each term's value before weighting; a term of weight 0 is left out.
@@ -231,14 +144,24 @@ class Objective:
         total: Tensor | None = None
         parts: dict[str, Tensor] = {}
         for number, (name, term) in enumerate(zip(self.names, self.terms, strict=True)):
-            weight = term.weight(progress) if isinstance(term.weight, Schedule) else term.weight
+            weight = term.weight(progress, past) if isinstance(term.weight, Schedule) else term.weight
             if weight == 0.0:
                 continue
             keywords = dict(term.options)
             if isinstance(term.temperature, Schedule):
-                keywords["temperature"] = term.temperature(progress)
-            read = [_read(need, term, number, student, teacher, batch) for need in term.needs]
-            value = term.loss(*read, **keywords)
+                keywords["temperature"] = term.temperature(progress, past)
+            told = (teacher,) if term.speaker is None else others.get(term.speaker, ())
+            if not told:
+                raise InputError(
+                    f"the term `{name}` listens to {term.source}, who says nothing",
+                    fix="pass `others` to the Distiller, or train in a run, which asks them",
+                )
+            values = []
+            for one in told:
+                read = [_read(need, term, number, student, one, batch, progress) for need in term.needs]
+                mask = _mask(name, term, one, batch)
+                values.append(term.loss(*read, **keywords, **({} if mask is None else {"mask": mask})))
+            value = values[0] if len(values) == 1 else torch.stack(values).mean()
             parts[name] = value.detach()
             part = value if weight == 1.0 else value * weight
             total = part if total is None else total + part
@@ -250,11 +173,20 @@ class Objective:
         return Step(total, parts)
 
 
-def title_of(loss: Loss) -> str:
-    """What to call a loss: its name, or that of the function that a partial wraps, or of its type."""
-    while isinstance(loss, functools.partial):
-        loss = loss.func
-    return getattr(loss, "__name__", type(loss).__name__)
+def _mask(name: str, term: Term, told: Outputs | None, batch: Batch) -> Tensor | None:
+    """Which examples a term is about; None where about all."""
+    labelled = batch.labelled if term.reads_labels else None
+    counts = told.counts if told is not None and term.listens_to_others else None
+    if labelled is None and counts is None:
+        return None
+    if not term.masks:
+        raise InputError(
+            f"the term `{name}` cannot leave out examples that have no {'label' if counts is None else 'answer'}",
+            expected="a loss on logits with a `mask`", fix="choose another loss, or label all examples",
+        )  # fmt: skip
+    if labelled is None or counts is None:
+        return labelled if counts is None else counts
+    return labelled & counts
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
@@ -280,54 +212,27 @@ def read_view(batch: Batch, name: str) -> Tensor:
     return batch.inputs[name]
 
 
-def matched_key(number: int, pair: int) -> str:
-    """What the connector of a term's place is called: the number of the term, and of the place within it."""
-    return f"{number}-{pair}"
-
-
-def _places(title: str, reads: Sequence[str], at: At, connector: str) -> tuple[Place, ...]:
-    """The places of a term, checked against what its loss reads."""
-    endings = ("_features", "_feature_gradients"), ("_feature", "_feature_gradient")
-    several, one = (any(need.endswith(ending) for need in reads) for ending in endings)
-    # A tuple of two texts is one place; several places stand in a list.
-    pair = isinstance(at, tuple) and len(at) == 2 and all(isinstance(layer, str) for layer in at)
-    given = cast(Sequence[str | tuple[str, str]], [at] if isinstance(at, str) or pair else at)
-    places = tuple(Place(item, item) if isinstance(item, str) else Place(*item) for item in given)
-    if connector not in CONNECTORS:
-        raise InputError(f"no connector `{connector}`", expected="one of " + ", ".join(CONNECTORS))
-    if not (several or one):
-        if places:
-            raise InputError(f"the loss `{title}` reads no features", given=f"places {places}", fix="leave `at` out")
-        return ()
-    if not places:
-        raise InputError(
-            f"the loss `{title}` reads features, but the term does not say where",
-            fix="give `at` with a layer of the student and one of the teacher, such as "
-            "at: {student: net.stages.1, teacher: net.stages.2}",
-        )
-    if one and len(places) > 1:
-        raise InputError(
-            f"the loss `{title}` reads one place", given=f"{len(places)} places", fix="write one term for each place"
-        )
-    return places
-
-
-def _check_around(title: str, reads: Sequence[str], gradient: str, attack: Attacker | None) -> None:
-    """That a term says of which number gradients are meant, and who attacks, where its loss reads that."""
-    if gradient not in GRADIENTS:
-        raise InputError(f"no gradient of `{gradient}`", expected="one of " + ", ".join(GRADIENTS))
-    reads_attacked = any(need.endswith("adversarial_logits") for need in reads)
-    if reads_attacked and attack is None:
-        raise InputError(
-            f"the loss `{title}` reads answers to attacked inputs, but the term does not say who attacks",
-            fix="give `attack`, for instance attack=tutelage.attacks.Attack(eps=8 / 255)",
-        )
-    if attack is not None and not reads_attacked:
-        raise InputError(f"the loss `{title}` reads no answers to attacked inputs", fix="leave `attack` out")
-
-
-def _read(need: str, term: Term, number: int, student: Outputs, teacher: Outputs | None, batch: Batch) -> object:
+def _read(
+    need: str, term: Term, number: int, student: Outputs, teacher: Outputs | None, batch: Batch, progress: float
+) -> object:
     places = term.places
+    if need == "progress":
+        return progress
+    if need == "partner_logits":
+        if student.partner is None:
+            raise InputError(
+                "a term reads the student's answers to other examples of the same class, but the batch has none",
+                fix="give batches a view called `partner`, as runs do",
+            )
+        return student.partner
+    if need in COMPANIONS:
+        key = companion_key(number, need)
+        if key not in student.matched:
+            raise InputError(
+                f"the term `{term.name}` reads `{need}`, but what learns along for it was never built",
+                fix="pass example=batch when making the Distiller",
+            )
+        return student.matched[key]
     if need == "adversarial_logits":
         return student.attacked[term.attack]
     if need == "student_logits":
@@ -357,8 +262,8 @@ def _read(need: str, term: Term, number: int, student: Outputs, teacher: Outputs
     if need == "log_variance":
         return student.matched[f"{matched_key(number, 0)}-variance"]
     if need.startswith("matched_"):
-        found = [student.matched[matched_key(number, pair)] for pair in range(len(places))]
-        return found if need == "matched_features" else found[0]
+        matched = [student.matched[matched_key(number, pair)] for pair in range(len(places))]
+        return matched if need == "matched_features" else matched[0]
     if need.startswith("student_") and "gradient" in need:
         slopes = [feature_at(student.features, slope, "the student") for slope in term.slopes("student")]
         return slopes if need.endswith("s") else slopes[0]

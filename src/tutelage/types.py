@@ -41,6 +41,8 @@ Logits = Tensor | TopK | Sampled
 
 # The number of a view that no draw made: whoever looks answers up by (id, view) finds none, as it must be.
 ATTACKED = -1
+# The view that holds, for every example, another one of its class.
+PARTNER = "partner"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,6 +53,7 @@ class Batch:
     inputs: Mapping[str, Tensor]  # view name -> (B, …); the view that students read is called "x"
     target: Tensor  # (B,) int64 labels, or (B, C) probabilities after mixup and cutmix
     view: int = 0  # number of the random draw that made the views; 0 where nothing was random
+    labelled: Tensor | None = None  # (B,) bool, which examples have a label; None where all have
 
     def __len__(self) -> int:
         return int(self.ids.shape[0])
@@ -62,9 +65,11 @@ class Outputs:
 
     logits: Logits  # (B, C)
     features: Mapping[str, Tensor] = field(default_factory=dict)  # layer -> what it put out, (B, …)
-    matched: Mapping[str, Tensor] = field(default_factory=dict)  # of a student: what connectors made of its features
+    matched: Mapping[str, Tensor | list[Tensor]] = field(default_factory=dict)  # what connectors and companions made
     attacked: Mapping[object, Logits] = field(default_factory=dict)  # attack -> logits (B, C) on what it made of inputs
     members: Tensor | None = None  # of an ensemble: every member's logits, (M, B, C)
+    counts: Tensor | None = None  # of a teacher: (B,) bool, which examples it has a say about; None where about all
+    partner: Tensor | None = None  # of a student: logits (B, C) on another example of each one's class, without a graph
 
 
 @dataclass(frozen=True, slots=True, eq=False)

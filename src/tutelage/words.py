@@ -3,15 +3,88 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-__all__ = ["CONNECTORS", "GRADIENTS", "NEEDS"]
+__all__ = ["COMBINED", "COMPANIONS", "CONNECTORS", "GRADIENTS", "NEEDS", "CompanionWord"]
 
-NEEDS: Mapping[str, str] = {
+
+@dataclass(frozen=True, slots=True)
+class CompanionWord:
+    """What learns along, or remembers, for one term: the value that a loss reads, and what it is made from.
+
+    `settings` are the keys of a term's `companion`, with their defaults; `places` says whether the term names layers:
+    "none", "one" or "several"; `teacher` whether the value depends on what the teacher says.
+    """
+
+    line: str
+    places: str = "none"
+    teacher: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+COMPANIONS: Mapping[str, CompanionWord] = {
+    "temperature_parameter": CompanionWord(
+        "a number that learns along, from which a temperature is made, ()", settings={"initial": 1.0}
+    ),
+    "reviewed_features": CompanionWord(
+        "the student's layers, each fused with all deeper ones, in the shapes of the teacher's, a list",
+        places="several",
+        settings={"width": None},
+    ),
+    "calibrated_features": CompanionWord(
+        "every layer of the student projected to every one of the teacher, then those of the teacher, a list",
+        places="several",
+        teacher=True,
+    ),
+    "calibration": CompanionWord(
+        "how much each pair of the student's and the teacher's layers counts for each example, (B, S, L)",
+        places="several",
+        teacher=True,
+        settings={"width": None},
+    ),
+    "regressed": CompanionWord(
+        "the student's feature in the teacher's width, and the teacher's logits of it, a list",
+        places="one",
+        teacher=True,
+    ),
+    "generated_feature": CompanionWord(
+        "the student's tokens made up in the teacher's width, and which were hidden, a list",
+        places="one",
+        settings={"share": 0.5},
+    ),
+    "past_probabilities": CompanionWord(
+        "the student's probabilities when it last saw each example, a constant, NaN where it never did, (B, C)"
+    ),
+    "judged": CompanionWord(
+        "what a judge that learns along says of logits: three tensors of scores (B,), a list",
+        teacher=True,
+        settings={"width": 64, "labels": True},
+    ),
+    "judged_feature": CompanionWord(
+        "what a judge that learns along says of a layer's output: three tensors of scores (B,), a list",
+        places="one",
+        teacher=True,
+        settings={"width": 64},
+    ),
+    "exits": CompanionWord(
+        "of exits that learn along at all places but the deepest, the last: their logits, then their features, a list",
+        places="several",
+    ),
+    "branches": CompanionWord(
+        "of copies that learn along of what the student has behind a place: logits, then a gate (B, n), a list",
+        places="one",
+        settings={"count": 3},
+    ),
+}
+_READ: Mapping[str, str] = {
     "student_logits": "the student's logits, (B, C)",
     "teacher_logits": "the teacher's logits, (B, C) or its k largest",
     "teacher_members": "the logits of every member of an ensemble, (M, B, C)",
     "target": "labels (B,), or probabilities (B, C) where examples are mixed, or several labels or numbers (B, C)",
     "labels": "labels (B,); not to be had where examples are mixed",
+    "partner_logits": "the student's logits on another example of the same class, a constant, (B, C)",
+    "progress": "how far training is, from 0 at the first step to 1 at the end, a number",
     "student_feature": "what the student's layer puts out, (B, …)",
     "matched_feature": "the same behind a connector, in the teacher's shape",
     "teacher_feature": "what the teacher's layer puts out, (B, …)",
@@ -28,6 +101,7 @@ NEEDS: Mapping[str, str] = {
     "adversarial_logits": "the student's logits on attacked inputs, (B, C)",
     "teacher_adversarial_logits": "the teacher's logits on inputs that attack the student, (B, C)",
 }
+NEEDS: Mapping[str, str] = {**_READ, **{word: companion.line for word, companion in COMPANIONS.items()}}
 GRADIENTS: Mapping[str, str] = {
     "label": "the label's logit",
     "max": "the logit that the teacher ranks first",
@@ -40,4 +114,11 @@ CONNECTORS: Mapping[str, str] = {
     "linear": "one linear layer; a 1×1 convolution on maps",
     "mlp": "two layers with a ReLU between them",
     "block": "a transformer block, then a linear layer; for tokens",
+}
+COMBINED: Mapping[str, str] = {
+    "each": "the loss with each of them, averaged",
+    "mean_logits": "the mean of all logits, the student's own among them",
+    "mean_probabilities": "the mean of all probabilities, the student's own among them",
+    "best": "for each example, the logits with the least cross-entropy, the student's own among them",
+    "least_logits": "each logit less the label's, the least of all of them, the student's own among them",
 }

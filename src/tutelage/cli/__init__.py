@@ -8,7 +8,6 @@ import os
 import sys
 import tempfile
 import traceback
-from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -21,7 +20,10 @@ from tutelage.cli.compare import compare
 from tutelage.cli.crossval import crossval
 from tutelage.cli.evaluate import evaluate
 from tutelage.cli.group import Commands
+from tutelage.cli.iterate import iterate
+from tutelage.cli.options import how_to_run, place, typed, what_to_run
 from tutelage.cli.report import report
+from tutelage.cli.synthesize import synthesize
 from tutelage.errors import INTERNAL_FAULT, InputError, TutelageError, nearest
 
 _EXIT_CODES = """\b
@@ -60,31 +62,25 @@ cli.add_command(check)
 cli.add_command(compare)
 cli.add_command(crossval)
 cli.add_command(evaluate)
+cli.add_command(iterate)
 cli.add_command(report)
+cli.add_command(synthesize)
 
 
 @cli.command()
 @click.argument("recipe")
-@click.option("--out", type=str, help="The run's folder, exactly as typed.  [default: runs/<name of the recipe>]")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one key: train.epochs=3.")
+@what_to_run(help="The run's folder, exactly as typed.  [default: runs/<name of the recipe>]")
 @click.option("--seed", "--seeds", "seeds", metavar="N[,N…]", help="The seeds: 0 or 0,1,2.")
 @click.option("--device", help="auto, cpu, cuda, cuda:N or mps.")
-@click.option("--overwrite", is_flag=True, help="Remove what an earlier run left in the folder.")
-@click.option("--trust", is_flag=True, help="Allow the recipe to name Python code, which will be run.")
-@click.option("--store", metavar="DIR", help="Where stores of answers lie.  [default: $TUTELAGE_STORE, or the cache]")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
-@click.option("--quiet", "-q", is_flag=True, help="Show no progress.")
+@how_to_run
 def run(
     recipe: str,
     out: str | None,
     overrides: tuple[str, ...],
     seeds: str | None,
     device: str | None,
-    overwrite: bool,
-    trust: bool,
-    store: str | None,
     as_json: bool,
-    quiet: bool,
+    **how: Any,
 ) -> None:
     """Run a RECIPE: a file, or a built-in one by name (see `tutelage recipes`).
 
@@ -98,15 +94,13 @@ def run(
     if device is not None:
         changes.append(f"device={device}")
     parsed = recipes.load(recipe, changes)
-    if out is not None and not out.strip():
-        raise InputError("--out is empty", expected="a folder, for instance runs/first")
-    folder = Path("runs") / parsed.name if out is None else Path(out)
+    folder = place(out, parsed.name)
 
     from tutelage.run import run_recipe
     from tutelage.run.folder import check_place
 
     check_place(folder)  # before the data is read, which may take long
-    result = run_recipe(parsed, folder, trust=trust, overwrite=overwrite, quiet=quiet, command=_command(), store=store)
+    result = run_recipe(parsed, folder, command=typed(), **how)
     if not result.report:
         # One of several processes, and not the one that reports. About one in twenty of these was aborted by the
         # threads of the process group while the interpreter took itself down; there is nothing left to take down.
@@ -126,7 +120,7 @@ def methods(name: str | None, as_json: bool) -> None:
     """List the losses, or show one with its equation, its use and its paper."""
     from tutelage import catalogue
 
-    _show(catalogue.methods(), name, as_json, "method")
+    _show([*catalogue.methods(), *catalogue.foreign_methods(name)], name, as_json, "method")
 
 
 @cli.command()
@@ -176,13 +170,6 @@ def _show(entries: Any, name: str | None, as_json: bool, kind: str) -> None:
     click.echo(json.dumps(entry.to_json(), indent=2, ensure_ascii=False) if as_json else lang.say(entry.text))
 
 
-def _command() -> str:
-    """The command as typed, so that messages and reports can say how to repeat it."""
-    import shlex
-
-    return shlex.join(["tutelage", *sys.argv[1:]])
-
-
 def _fail(text: str, code: int) -> NoReturn:
     first, _, rest = text.partition("\n")
     prefix = lang.after(click.style(lang.say("error:"), fg="red", bold=True))
@@ -208,7 +195,7 @@ def _refused(error: Exception) -> TutelageError | None:
 
 def _internal(error: Exception) -> NoReturn:
     """Keep what is needed to mend a fault of ours, and say where."""
-    details = f"tutelage {__version__}, Python {sys.version}\n{_command()}\n\n{traceback.format_exc()}"
+    details = f"tutelage {__version__}, Python {sys.version}\n{typed()}\n\n{traceback.format_exc()}"
     try:
         with tempfile.NamedTemporaryFile(
             "w", prefix="tutelage-fault-", suffix=".txt", delete=False, encoding="utf-8", errors="backslashreplace"

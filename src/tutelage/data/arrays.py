@@ -22,7 +22,7 @@ from tutelage.data.splits import Splits, assemble, check_shares
 from tutelage.errors import DamagedError, DataError, TutelageError, nearest
 from tutelage.files import human_bytes
 
-__all__ = ["from_arrays", "load_arrays"]
+__all__ = ["from_arrays", "inputs_of", "load_arrays", "read_npz"]
 
 _KEYS = ("x", "y", "x_train", "y_train", "x_val", "y_val", "x_test", "y_test", "classes")
 # Measured data does not shrink to a five-hundredth; what does, and is large, is meant to fill the memory.
@@ -60,7 +60,7 @@ def from_arrays(
         check_names(classes, name)
     _refuse_mixed_names(y, name)
     labels, names = _labels({"y": _array(y, "y")}, classes, name)
-    examples = Examples.make(torch.from_numpy(_inputs(_array(x, "x"), name)), labels["y"], names, name)
+    examples = Examples.make(torch.from_numpy(inputs_of(_array(x, "x"), name)), labels["y"], names, name)
     return assemble({"train": examples}, val=val, test=test, seed=seed, where=name, allow_overlap=False)
 
 
@@ -81,7 +81,7 @@ def load_arrays(
         DamagedError: it is no whole .npz file.
     """
     check_shares(val, test)
-    arrays = _read_npz(path)
+    arrays = read_npz(path)
     where = printable(path)
     pairs = _pairs(arrays, where)
     named = arrays.get("classes")
@@ -93,7 +93,7 @@ def load_arrays(
     labels, names = _labels({part: y for part, (_, y) in pairs.items()}, classes, where)
     parts = {}
     for part, (x, _) in pairs.items():
-        inputs = _inputs(x, where)
+        inputs = inputs_of(x, where)
         if inputs.dtype == np.uint8:
             inputs = refit(inputs, image_size=image_size, channels=channels)
         elif image_size is not None or channels is not None:
@@ -125,7 +125,7 @@ def _pairs(arrays: Mapping[str, NDArray[Any]], where: str) -> dict[str, tuple[ND
     return {suffix[1:] or "train": (arrays[f"x{suffix}"], arrays[f"y{suffix}"]) for suffix in sorted(suffixes)}
 
 
-def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
+def read_npz(path: Path) -> dict[str, NDArray[Any]]:
     where = printable(path)
     # Unlike the methods of Path, this answers for any path, however long or out of reach.
     if not os.path.isfile(path):
@@ -204,7 +204,7 @@ def _array(value: Any, what: str) -> NDArray[Any]:
         raise DataError(f"{what} is not one array: its rows differ in length", expected="all rows alike") from error
 
 
-def _inputs(x: NDArray[Any], where: str) -> NDArray[Any]:
+def inputs_of(x: NDArray[Any], where: str) -> NDArray[Any]:
     """Images as (N, C, H, W) bytes, anything else as float32."""
     if x.dtype.kind not in "buif":
         raise DataError(

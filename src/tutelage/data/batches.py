@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tutelage.data.balance import balanced
 from tutelage.data.draws import Stream, mix
 from tutelage.data.examples import Examples, as_model_input
 from tutelage.data.views import Views, view_batch
@@ -23,7 +24,12 @@ class Batches:
     """Training batches in memory, without worker processes.
 
     The order of an epoch sorts the examples by a hash of (seed, epoch, id): independent of how the data lies on disk.
-    Every example comes once an epoch; a last batch of one would break batch normalisation, so it joins the one before.
+    Every example comes once an epoch, unless classes are balanced; a last batch of one would break batch normalisation,
+    so it joins the one before.
+
+    A batch has one number for the views of all its examples. Where balancing repeats an example, the epoch is therefore
+    cut into passes of as many batches as hold no example twice, and each pass draws views of its own: what comes again
+    looks different, unless a class has fewer examples than its share of a single batch.
 
     Args:
         examples: to learn from.
@@ -32,13 +38,17 @@ class Batches:
         seed: of order and views.
         recorded: draw the views of an epoch from this many recorded ones, those of seed 0's first epochs, in turn;
             0 draws new ones for every seed and epoch.
+        balance: "over" repeats examples of rare classes until all are as frequent as the most frequent one, "under"
+            shows a part of the frequent classes, another one in every epoch; "none" shows every example once.
 
     Raises:
         DataError: there are fewer than two examples.
-        InputError: the batch size is below 2, or the views do not go with the data.
+        InputError: the batch size is below 2, the views do not go with the data, or there is no such balance.
     """
 
-    def __init__(self, examples: Examples, *, batch_size: int, views: Views, seed: int, recorded: int = 0) -> None:
+    def __init__(
+        self, examples: Examples, *, batch_size: int, views: Views, seed: int, recorded: int = 0, balance: str = "none"
+    ) -> None:
         if len(examples) < 2:
             raise DataError("there is nothing to learn from", given=f"{len(examples)} training example(s)")
         if batch_size < 2 or batch_size % 1:
@@ -48,25 +58,41 @@ class Batches:
         self._views = views
         self._seed = seed
         self._recorded = recorded
-        full, rest = divmod(len(examples), batch_size)
+        self._sample = balanced(examples, balance, seed=seed)
+        self._count = len(examples if self._sample is None else self._sample)
+        full, rest = divmod(self._count, batch_size)
         self._sizes = [batch_size] * full + [rest] * (rest > 0)
         if rest == 1 and full:
             self._sizes[-2:] = [batch_size + 1]
+        apart = None if self._sample is None else self._sample.apart(batch_size)
+        self._apart = len(self._sizes) if apart is None else apart
+        self._batch_size = batch_size
 
     @property
     def steps_per_epoch(self) -> int:
         """How many batches make an epoch."""
         return len(self._sizes)
 
-    def order(self, epoch: int) -> Tensor:
-        """The examples' places in the order of an epoch, (N,) int64."""
-        words = mix(self._seed, epoch, Stream.ORDER, self._examples.ids.numpy())
-        return torch.from_numpy(np.argsort(words, kind="stable"))
+    @property
+    def passes(self) -> int:
+        """In how many views of its own an epoch shows what it repeats; 1 where it repeats nothing."""
+        return -(-len(self._sizes) // self._apart)
 
-    def draw(self, epoch: int) -> tuple[int, int]:
-        """The (seed, epoch) from which the views of an epoch are drawn."""
+    def order(self, epoch: int) -> Tensor:
+        """The examples' places in the order of an epoch, (N,) int64; N of the balanced epoch where there is one."""
+        words = mix(self._seed, epoch, Stream.ORDER, self._examples.ids.numpy())
+        if self._sample is None:
+            return torch.from_numpy(np.argsort(words, kind="stable"))
+        rows = self._sample.rows(epoch)
+        # Shuffled within a pass, so that no example comes into a pass where it stands already.
+        passes = np.arange(self._count) // (self._apart * self._batch_size)
+        return torch.from_numpy(rows[np.lexsort((words[rows], passes))])
+
+    def draw(self, epoch: int, part: int = 0) -> tuple[int, int]:
+        """The (seed, epoch) from which the views of a pass of an epoch are drawn."""
+        number = epoch * self.passes + part
         # Seeds start at different views, so that two cohorts do not meet the same ones in the same epoch.
-        return (0, (self._seed + epoch) % self._recorded) if self._recorded else (self._seed, epoch)
+        return (0, (self._seed + number) % self._recorded) if self._recorded else (self._seed, number)
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from step `start` on."""
@@ -74,8 +100,8 @@ class Batches:
         order = self.order(epoch)
         parts = torch.split(order, self._sizes)[start:]
         if views.random:
-            seed, drawn = self.draw(epoch)
-            for index in parts:
+            for step, index in enumerate(parts, start):
+                seed, drawn = self.draw(epoch, step // self._apart)
                 yield view_batch(examples, index, views, seed=seed, epoch=drawn)
             return
         # Everything that is small is put in order once, so that a step gathers nothing but its inputs.

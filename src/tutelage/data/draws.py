@@ -49,6 +49,11 @@ class Stream(IntEnum):
     PATCH_Y = auto()
     SAMPLE = auto()
     SIGN = auto()
+    BALANCE = auto()
+    SAME_CLASS = auto()
+    LABELLED = auto()
+    HIDDEN = auto()
+    MEMBER = 1001  # from the time when it stood elsewhere: answers that were stored depend on it
 
 
 def mix(*keys: int | NDArray[np.int64] | Words) -> Words:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from tutelage.data.arrays import load_arrays
-from tutelage.data.examples import Examples
+from tutelage.data.examples import Examples, listed
 from tutelage.data.folder import load_folder
+from tutelage.data.folds import pool
 from tutelage.data.idx import read_idx
 from tutelage.data.images import printable, refit
-from tutelage.data.splits import Splits, assemble, check_shares, split
+from tutelage.data.splits import Splits, assemble, check_shares, leaks, split
 from tutelage.errors import DamagedError, DataError, InputError, nearest
 from tutelage.files import cache_folder
 
-__all__ = ["SOURCES", "load"]
+__all__ = ["SOURCES", "load", "with_training_part"]
 
 SOURCES: dict[str, str] = {
     "arrays": "a .npz file with x and y, or x_train, y_train, x_val, y_val, x_test, y_test (data.path)",
@@ -84,6 +86,45 @@ def load(
     return read(
         path, val=val, test=test, seed=seed, image_size=image_size, channels=channels, allow_overlap=allow_overlap
     )
+
+
+def with_training_part(splits: Splits, path: Path | str, *, image_size: int | None = None) -> Splits:
+    """The same splits with other examples to learn from, for instance made-up ones; validation and test stay.
+
+    Args:
+        splits: whose training part is replaced.
+        path: an .npz file with x and y, and perhaps classes; all of it is learned from.
+        image_size: side in pixels to which images are scaled, as for `load`.
+
+    Raises:
+        DataError: the file does not fit the rest: other shapes, other classes, or examples of validation and test.
+        DamagedError: it is no whole .npz file.
+    """
+    path = _at_home(path, "data.train")
+    # Its own division does not matter: all three parts of it are joined again.
+    own = load_arrays(path, val=0.1, test=0.1, seed=0, image_size=image_size, allow_overlap=True)
+    given, rest = pool(replace(own, own_test=False)), splits.val
+    numbered = given.classes == tuple(str(number) for number in range(len(rest.classes)))
+    if given.classes != rest.classes and not numbered:
+        raise DataError(
+            "the examples to learn from have other classes than those to be judged by", where="data.train",
+            given=listed(given.classes), expected=listed(rest.classes),
+            fix="save the names in the same order as `classes`, or leave them out and number the labels alike",
+        )  # fmt: skip
+    if given.shape != rest.shape or given.inputs.dtype != rest.inputs.dtype:
+        raise DataError(
+            "the examples to learn from have inputs of another kind than those to be judged by", where="data.train",
+            given=f"{given.shape} {given.inputs.dtype}", expected=f"{rest.shape} {rest.inputs.dtype}",
+        )  # fmt: skip
+    name = f"{rest.name}, learned from {printable(path)}"
+    made = replace(splits, train=replace(given, classes=rest.classes, name=name))
+    shared = {between: count for between, count in leaks(made).items() if count and between.endswith("in train")}
+    if shared:
+        raise DataError(
+            "examples to be judged by stand among those to learn from", where="data.train",
+            given=", ".join(f"{count:,} of {between}" for between, count in shared.items()), fix="remove them there",
+        )  # fmt: skip
+    return made
 
 
 def _at_home(path: Path | str, where: str) -> Path:

@@ -29,6 +29,7 @@ class Judged:
     val_logits: ArrayLike | None = None  # (V, C), what it answered on the validation part, to fit a temperature
     multiply_adds: int = 0  # of one forward pass for one example
     train_logits: ArrayLike | None = None  # (T, C), what it answered on a fixed sample of the training part
+    robust: Mapping[str, Any] | None = None  # how it did under attack, a record of `evaluation.robust`
 
 
 @dataclass(frozen=True, slots=True, eq=False)

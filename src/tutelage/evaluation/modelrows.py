@@ -11,6 +11,7 @@ import numpy as np
 
 from tutelage.evaluation.judged import Arm, Judged, ModelScore, Timed
 from tutelage.evaluation.lineup import TEACHER, Lineup
+from tutelage.evaluation.robust import robust_row
 from tutelage.evaluation.significance import over_seeds, wilson
 
 _RATIOS = (
@@ -60,6 +61,7 @@ def _row(
         for key in shared
     }
     accuracy = means["accuracy"]
+    robust = robust_row([model.robust for model in judged])
     return {
         "name": arm.name,
         "role": role,
@@ -74,8 +76,13 @@ def _row(
         "accuracy_items": wilson(min(1.0, accuracy.value), n, seeds=len(judged)).to_json(),
         "retained": accuracy.scaled(1 / reference).to_json() if reference else None,
         **{key: max(getattr(model, key) for model in judged) for _, key in _RATIOS},
-        "runs": [asdict(run) for run in found],
+        **({} if robust is None else {"robust": robust}),
+        "runs": [_run(run, model) for run, model in zip(found, judged, strict=True)],
     }
+
+
+def _run(run: ModelScore, model: Judged) -> dict[str, Any]:
+    return asdict(run) | ({} if model.robust is None else {"robust": dict(model.robust)})
 
 
 def _relative(

@@ -125,7 +125,8 @@ def _judged(
 ) -> Judged:
     said = answers[run["name"], run["seed"]].logits
     facts = {key: run[key] for key in ("parameters", "file_bytes", "sha256", "seed", "kept_epoch", "multiply_adds")}
-    return Judged(said["test"], **facts, curve=curve, val_logits=said.get("val"), train_logits=said.get("train"))
+    return Judged(said["test"], **facts, curve=curve, val_logits=said.get("val"), train_logits=said.get("train"),
+                  robust=run.get("robust"))  # fmt: skip
 
 
 def _data(facts: Report) -> DataFacts:

@@ -19,7 +19,9 @@ seeds, method}, whose ends are null where one run tells nothing about the spread
                      is unknown, that is 0),
                      latency [{batch, p50_ms, ci_low_ms, ci_high_ms, p90_ms, n, threads, speed_ratio, …}],
                      runs [{name, seed, metrics, parameters, file_bytes, sha256, kept_epoch, multiply_adds,
-                     answers {test, val, train: sum of what it answered}}]}
+                     answers {test, val, train: sum of what it answered}, robust where attacked}],
+                     robust where all runs were attacked: {accuracy E, fgsm E, clean E, accuracy_items E, eps, steps,
+                     step, restarts, examples}; those of runs are measured, and no answers give them again}
     comparisons     one per distilled arm against the baseline of its student: {name, against, basis: seeds|examples,
                      decision: gain|none|worse, difference E (the one that decides), by_seed E|null, by_example E,
                      per_seed [{seed, difference}], p, p_method, p_adjusted, newly_right, newly_wrong,
@@ -59,7 +61,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tutelage.errors import InputError
-from tutelage.evaluation import calibration, metrics, ranking
+from tutelage.evaluation import calibration, metrics, ranking, robust
 from tutelage.evaluation.comparison import by_class, compare_pairs, mistakes
 from tutelage.evaluation.curves import bands, clean
 from tutelage.evaluation.drawn import drawn
@@ -148,7 +150,8 @@ def scorecard(
         "fidelity": _fidelity(lineup, answers, questions, resamples),
         "drawn": drawn({name: logits[name] for name in shown}, truth),
         **_curves(lineup.plain, teacher_val_accuracy),
-        "methods": {key: how for key, how in METHODS.items() if any(key in row["runs"][0]["metrics"] for row in rows)},
+        "methods": {key: how for key, how in METHODS.items() if any(key in row["runs"][0]["metrics"] for row in rows)}
+        | (robust.METHODS if any("robust" in row for row in rows) else {}),
     }
     report["summary"] = _summary(report, share, numbers)
     return report | {"notices": list(warnings), "warnings": red_flags(report, warnings)}

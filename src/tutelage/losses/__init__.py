@@ -4,7 +4,9 @@
 parameters say what it reads. Helpers are in `losses.targets` (top-k, masks) and `losses.chunking`.
 """
 
+from tutelage.losses.adversaries import adversarial, adversarial_feature
 from tutelage.losses.contrastive import contrastive, info_nce
+from tutelage.losses.curricula import annealed, curriculum_temperature
 from tutelage.losses.divergences import jensen_shannon, reverse_soft_target, skewed, skewed_reverse, soft_target
 from tutelage.losses.ensembles import adaptive_ensemble, ensemble_distribution
 from tutelage.losses.features import (
@@ -13,6 +15,13 @@ from tutelage.losses.features import (
     flow,
     hint,
     neuron_selectivity,
+)
+from tutelage.losses.features_companions import (
+    masked_generation,
+    representation_regression,
+    review,
+    semantic_calibration,
+    vit_mimic,
 )
 from tutelage.losses.features_targets import activation_boundary, overhaul, variational
 from tutelage.losses.features_transformer import (
@@ -49,23 +58,29 @@ from tutelage.losses.relations import (
     similarity_preserving,
 )
 from tutelage.losses.scale_free import dist, standardized
+from tutelage.losses.self_taught import class_consistency, native_ensemble, own_exits, progressive
 from tutelage.losses.temperatures import multi_level, transformed_teacher, weighted_transformed_teacher
 
 __all__ = [
     "activation_boundary",
     "adaptive_ensemble",
     "adaptive_kl",
+    "adversarial",
+    "adversarial_feature",
     "adversarially_robust",
+    "annealed",
     "attention_kl",
     "attention_mse",
     "attention_transfer",
     "binary_cross_entropy",
     "binary_soft_target",
     "bounded_regression",
+    "class_consistency",
     "contrastive",
     "correlation_congruence",
     "cosine_hidden",
     "cross_entropy",
+    "curriculum_temperature",
     "decoupled",
     "dist",
     "ensemble_distribution",
@@ -82,20 +97,27 @@ __all__ = [
     "jensen_shannon",
     "logit_mse",
     "margin_mse",
+    "masked_generation",
     "multi_level",
+    "native_ensemble",
     "neuron_selectivity",
     "normalized",
     "one_for_all",
     "overhaul",
+    "own_exits",
     "patient",
     "probabilistic_transfer",
+    "progressive",
     "regression_mse",
     "relation_kl",
     "relational_angle",
     "relational_distance",
     "relaxed_ranking",
+    "representation_regression",
     "reverse_soft_target",
+    "review",
     "robust_soft_label",
+    "semantic_calibration",
     "similarity_preserving",
     "skewed",
     "skewed_reverse",
@@ -104,6 +126,7 @@ __all__ = [
     "teacher_free",
     "transformed_teacher",
     "variational",
+    "vit_mimic",
     "weighted_soft_target",
     "weighted_transformed_teacher",
 ]

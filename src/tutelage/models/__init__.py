@@ -6,6 +6,7 @@ normalisation inside and its output shape checked.
 
 from __future__ import annotations
 
+from tutelage.models.adapters import Adapter, adapt, is_adapted, learning_count, merge, takes_any_order
 from tutelage.models.build import ModelSpec, build
 from tutelage.models.classifier import Classifier, Normalise
 from tutelage.models.folding import fold_batchnorm
@@ -15,16 +16,22 @@ from tutelage.models.weights import load_weights, save_weights, state_digest, we
 
 __all__ = [
     "NETS",
+    "Adapter",
     "Classifier",
     "ModelSpec",
     "NetInfo",
     "Normalise",
+    "adapt",
     "architecture_digest",
     "build",
     "fold_batchnorm",
+    "is_adapted",
+    "learning_count",
     "load_weights",
+    "merge",
     "parameter_count",
     "save_weights",
     "state_digest",
+    "takes_any_order",
     "weights_as_bytes",
 ]

@@ -11,6 +11,7 @@ from tutelage.recipe.reader import Tree
 from tutelage.recipe.schema import (
     RESUMABLE,
     SCRATCH,
+    Combine,
     Data,
     Recipe,
     Report,
@@ -21,12 +22,14 @@ from tutelage.recipe.schema import (
     TermSpec,
     Train,
     ViewsSpec,
+    resumable,
 )
 from tutelage.recipe.writing import diff, dump, json_schema
 
 __all__ = [
     "RESUMABLE",
     "SCRATCH",
+    "Combine",
     "Data",
     "Recipe",
     "Report",
@@ -48,6 +51,7 @@ __all__ = [
     "from_text",
     "json_schema",
     "load",
+    "resumable",
     "store_settings",
     "train_settings",
 ]

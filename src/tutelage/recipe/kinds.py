@@ -10,10 +10,11 @@ import math
 import secrets
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from tutelage.errors import InputError
 from tutelage.recipe.scalars import show
+from tutelage.sources import Ema, FromArm, Peers, Pseudo, Source, as_source
 
 # Names that some file systems keep for devices, whatever their case or suffix.
 _DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
@@ -153,6 +154,64 @@ class PlaceSpec(Section):
     teacher: Text
     """The teacher's layer, likewise."""
 
+
+class SourceSpec(Section):
+    """Who is listened to in the teacher's place: one of these."""
+
+    arm: Text | None = None
+    """The finished student of another arm, `<arm>` of the same student or `<student>.<arm>`."""
+    ema: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] | None = None
+    """The student's own moving average, with this decay."""
+    peers: Literal["each", "mean_logits", "mean_probabilities", "best", "least_logits"] | None = None
+    """The same arm's other students, who learn at the same time, and how they answer as one."""
+    pseudo: Probability | None = None
+    """What the teacher (or `arm`) said of the plain examples, where it was at least this sure."""
+    per_class: Count | None = None
+    """At most so many pseudo-labels of every class, the surest."""
+    every: Count = 1
+    """Peers answer as they were at the last of every so many steps."""
+
+    @field_validator("every")
+    @classmethod
+    def _one(cls, every: int, info: ValidationInfo) -> int:
+        data = info.data
+        named = [key for key in ("arm", "ema", "peers", "pseudo") if data.get(key) is not None]
+        if len(named) != 1 and sorted(named) != ["arm", "pseudo"]:
+            raise InputError(
+                f"a term listens to one source, not to {len(named)}",
+                expected="one of arm, ema, peers, pseudo", fix="leave `source` out to listen to the teacher",
+            )  # fmt: skip
+        if every > 1 and named != ["peers"]:
+            raise InputError("`every` belongs to peers", fix="leave it out")
+        if data.get("per_class") is not None and "pseudo" not in named:
+            raise InputError("`per_class` belongs to pseudo", fix="leave it out")
+        return every
+
+    def build(self) -> Source:
+        """What it describes."""
+        if self.pseudo is not None:
+            return Pseudo(self.pseudo, self.per_class, self.arm)
+        if self.ema is not None:
+            return Ema(self.ema)
+        return FromArm(self.arm) if self.arm is not None else Peers(self.peers or "each", self.every)
+
+
+def _source(value: object) -> object:
+    """A word for a source; the teacher is nobody else."""
+    if not isinstance(value, str) or not value:
+        return value
+    source = as_source(value)
+    if isinstance(source, FromArm):
+        return {"arm": value}
+    words = {"ema": {"ema": Ema().decay}, "peers": {"peers": Peers().how}, "pseudo": {"pseudo": Pseudo().confidence}}
+    return words.get(value)
+
+
+SourceOrTeacher = Annotated[
+    SourceSpec | None,
+    BeforeValidator(_source, json_schema_input_type=Text | SourceSpec | None),
+    words("teacher, ema, peers, pseudo, the name of an arm, or a mapping such as {ema: 0.99}"),
+]
 
 LayerPairs = Annotated[
     tuple[PlaceSpec, ...],

@@ -8,7 +8,7 @@ from __future__ import annotations
 import abc
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator
+from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
 
 from tutelage import schedules
 from tutelage.recipe.kinds import Finite, NotNegative, Positive, Probability, Section, words
@@ -85,7 +85,68 @@ class Piecewise(ScheduleSpec):
         return schedules.piecewise(self.points)
 
 
-AnySchedule = Annotated[Constant | Linear | Cosine | WarmUp | Piecewise, Field(discriminator="schedule")]
+class Switch(ScheduleSpec):
+    """`before` until the share `at` of training, then `after`: distilling that ends early, or begins late."""
+
+    schedule: Literal["switch"]
+    before: Finite
+    after: Finite
+    at: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+
+    def build(self) -> schedules.Schedule:
+        return schedules.switch(self.before, self.after, self.at)
+
+
+Watched = Literal["accuracy", "nll", "agreement"]
+
+
+class Plateau(ScheduleSpec):
+    """From `start`, times `factor` whenever validation was no better for `patience` epochs."""
+
+    schedule: Literal["plateau"]
+    start: Finite
+    factor: Positive
+    least: Finite
+    greatest: Finite
+    watch: Watched = "accuracy"
+    patience: Annotated[int, Field(ge=1)] = 1
+
+    @field_validator("patience")
+    @classmethod
+    def _in_range(cls, patience: int, info: ValidationInfo) -> int:
+        values = info.data
+        if {"start", "factor", "least", "greatest", "watch"} <= set(values):
+            schedules.plateau(patience=patience, **{key: values[key] for key in values if key != "schedule"})
+        return patience
+
+    def build(self) -> schedules.Schedule:
+        return schedules.plateau(
+            self.start, self.factor, watch=self.watch, patience=self.patience, least=self.least, greatest=self.greatest
+        )
+
+
+class Follow(ScheduleSpec):
+    """A straight line from `low` to `high`, pairs [watched number, value]: it follows the last epoch's validation."""
+
+    schedule: Literal["follow"]
+    low: Annotated[tuple[Finite, Finite], Field(strict=False), words("a pair [watched number, value]")]
+    high: Annotated[tuple[Finite, Finite], Field(strict=False), words("a pair [watched number, value]")]
+    watch: Watched = "agreement"
+
+    @field_validator("high")
+    @classmethod
+    def _rising(cls, high: tuple[float, float], info: ValidationInfo) -> tuple[float, float]:
+        if "low" in info.data:
+            schedules.follow(info.data["low"], high)
+        return high
+
+    def build(self) -> schedules.Schedule:
+        return schedules.follow(self.low, self.high, watch=self.watch)
+
+
+AnySchedule = Annotated[
+    Constant | Linear | Cosine | WarmUp | Piecewise | Switch | Plateau | Follow, Field(discriminator="schedule")
+]
 # Which of the two is meant is decided by shape before anything is checked, so that a message speaks of one only.
 NUMBER, SCHEDULE = "=number", "=schedule"
 _either = Discriminator(lambda value: SCHEDULE if isinstance(value, (dict, ScheduleSpec)) else NUMBER)

@@ -31,11 +31,18 @@ _OTHER_NAMES = {
     "batch": "batch_size",
     "betas": "optimizer_args",
     "dataset": "source",
+    "dropout": "args",
     "grad_clip": "clip",
+    "label_smoothing": "options",
     "learning_rate": "lr",
+    "lora_alpha": "alpha",
+    "lora_dropout": "dropout",
     "method": "loss",
+    "modules_to_save": "train",
     "momentum": "optimizer_args",
+    "r": "rank",
     "t": "temperature",
+    "target_modules": "targets",
     "tau": "temperature",
     "weight_decay": "optimizer_args",
 }
@@ -69,7 +76,9 @@ def check_names(
             found.append(Located(recipe.places.find(keys).order, Problem(what, where, fix=nearest(name, known))))
 
     check("data source", recipe.data.source, sources, ("data", "source"))
-    named: list[tuple[Keys, str]] = [(("teacher",), recipe.teacher.model)]
+    named: list[tuple[Keys, str]] = [
+        (("teachers", name) if name else ("teacher",), one.model) for name, one in recipe.trusted.items()
+    ]
     named += [(("students", name) if name else ("student",), one.model) for name, one in recipe.learners.items()]
     for keys, model in named:
         # What has a colon, `hf:…` or a function, is looked for where it lives.
@@ -77,7 +86,8 @@ def check_names(
             check("model", model, models, (*keys, "model"))
     for arm, terms in recipe.arms.items():
         for index, term in enumerate(terms):
-            check("loss", term.loss, losses, ("arms", arm, index, "loss"))
+            if ":" not in term.loss:
+                check("loss", term.loss, losses, ("arms", arm, index, "loss"))
     return in_order(found)
 
 
@@ -143,9 +153,11 @@ def _unknown_key(loc: Loc, keys: Keys, where: str | None) -> Problem:
         return Problem(what, where, fix=nearest(key, known))
     other = _OTHER_NAMES.get(key.lower())
     if other is not None and other in known:
-        fix = f"write {other}: {{{key}: …}}" if other.endswith("_args") else f"did you mean `{other}`?"
+        fix = f"write {other}: {{{key}: …}}" if other.endswith(("args", "options")) else f"did you mean `{other}`?"
         return Problem(what, where, fix=fix)
-    for wanted in filter(None, (key, other)):
+    inside = any(level.startswith(f"{dotted(parent)}.") for level in _levels().get(key, ()))
+    # A name of other tools that is also a key of ours somewhere: what is nearby is meant, else what they mean by it.
+    for wanted in filter(None, (key, other) if inside else (other, key)):
         if levels := _levels().get(wanted):
             belongs = " or ".join(f"`{level}:`" if level else "the top level" for level in levels)
             if wanted == key:
@@ -276,8 +288,10 @@ def _levels() -> dict[str, list[str]]:
     """Every key of the schema -> the levels at which it is right, as paths that a reader of recipes knows."""
     found: dict[str, list[str]] = {}
     for path, key in sorted(_walk(schema(), ""), key=lambda pair: pair[0].count(".")):
-        found.setdefault(key, []).append(path)
-    return found
+        # Several teachers are rare: what one may have stands under `teacher`, and what only they have is told last.
+        if not path.startswith("teachers."):
+            found.setdefault(key, []).append(path)
+    return {key: [path for path in paths if path != "combine"] or paths for key, paths in found.items()}
 
 
 def _walk(node: Node, path: str) -> Iterator[tuple[str, str]]:

@@ -10,11 +10,14 @@ know, of losses, models and data sources, are checked by `check_names` with the 
 
 from __future__ import annotations
 
+import itertools
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
 
-from tutelage.errors import InputError
+from tutelage.errors import InputError, nearest
+from tutelage.recipe.attacks import AttackSpec, RobustnessSpec
 from tutelage.recipe.kinds import (
     Arguments,
     ArmName,
@@ -33,26 +36,38 @@ from tutelage.recipe.kinds import (
     Section,
     Seed,
     Seeds,
+    SourceOrTeacher,
     Text,
     Trackers,
     auto_or,
     words,
 )
+from tutelage.recipe.learners import Student as Student
+from tutelage.recipe.learners import comes_with_weights
 from tutelage.recipe.moving import ScheduleSpec, Temperature, Weight
 from tutelage.recipe.places import Places
 
 SCRATCH = "scratch"
-# Keys whose change does not make another run of it: where to compute and what to measure, not what is trained.
+# Keys whose change does not make another run of it: where to compute and what to measure, not what is trained. Ask
+# `resumable`, which knows those of several teachers as well.
 RESUMABLE = frozenset(
     {
         "device",
         "train.checkpoint_seconds",
         "teacher.train.checkpoint_seconds",
+        "report.attack",
+        *(f"report.attack.{key}" for key in RobustnessSpec.model_fields),
         "report.bootstrap",
         "report.latency",
         "report.trackers",
     }
 )
+
+
+def resumable(key: str) -> bool:
+    """Whether a run may go on where this dotted key has changed."""
+    return re.sub(r"^teachers\.[^.]+\.", "teacher.", key) in RESUMABLE
+
 
 # ---- data ------------------------------------------------------------------------------------------------------------
 
@@ -83,6 +98,8 @@ class Data(Section):
     """A built-in set, or the kind of files at `path`."""
     path: Text | None = None
     """Where the files lie."""
+    train: Text | None = None
+    """An .npz file with x and y that takes the place of the training part, such as `tutelage synthesize` makes."""
     val: Fraction = 0.1
     """The share kept for choosing, where the set has no validation part of its own."""
     test: Fraction = 0.2
@@ -95,6 +112,16 @@ class Data(Section):
     """Which of k folds is the test part, such as 2/5; `tutelage crossval` runs them all."""
     limit: Count | None = None
     """Use only this many training examples, for trials."""
+    labelled: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
+    """The share of each class whose labels are used; the others are learned from without. A teacher that the recipe
+    trains learns from the labelled ones only."""
+    unlabelled: Text | None = None
+    """More examples to learn from, without labels: an .npz file with x, or a folder of images."""
+    longtail: Annotated[float, Field(ge=1, le=1e6, allow_inf_nan=False)] | None = None
+    """Thin the training part out to a long tail: the last class has this many times fewer examples than the first."""
+    balance: Literal["none", "over", "under"] = "none"
+    """What an epoch shows of classes that are not equally frequent: over repeats examples of the rare ones until all
+    are as frequent as the most frequent one, under leaves out others of the frequent ones in every epoch."""
 
     @field_validator("test")
     @classmethod
@@ -225,28 +252,20 @@ class Teacher(Section):
         return train
 
 
-class Student(Section):
-    """The small model that is to ship."""
+class Combine(Section):
+    """How several teachers answer as one."""
 
-    model: Text
-    """A built-in model, `hf:type`, `hf:owner/name`, `hf:/folder`, or `package.module:function`."""
-    args: Arguments = Field(default_factory=dict)
-    """Arguments of the model."""
-
-
-class AttackSpec(Section):
-    """What attacks the student while it learns: projected gradient steps in a ball around its inputs."""
-
-    eps: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-    """The largest change of a number of the inputs, which lie in [0, 1]."""
-    steps: Annotated[int, Field(ge=0, le=1000)] = 10
-    """How many; each costs a forward and a backward pass."""
-    step: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
-    """The size of one; null is 2.5 · eps / steps."""
-    raises: Literal["target", "teacher"] = "target"
-    """What grows: the cross-entropy with the target, or the distance from the teacher's answer to the plain input."""
-    random: bool = True
-    """Start from a random point of the ball."""
+    how: Literal["mean_probabilities", "mean_logits", "entropy", "confidence", "random_example", "random_step"] = (
+        "mean_probabilities"
+    )
+    """mean_probabilities, mean_logits; the mean of probabilities by certainty on each example: entropy, or confidence,
+    which reads labels; random_example, random_step: one teacher for each example and view, or for each batch."""
+    weights: dict[ArmName, NotNegative] = Field(default_factory=dict)
+    """How much each teacher counts, by name, or how often a random form draws it; equal where nothing is named."""
+    temperature: Positive | None = None
+    """At which the mean of probabilities is taken; null takes that of the arms."""
+    seed: Seed | None = None
+    """From which the random forms draw."""
 
 
 class TermSpec(Section):
@@ -261,7 +280,8 @@ class TermSpec(Section):
     name: Identifier | None = None
     """What reports call it; the loss's name by default."""
     options: Arguments = Field(default_factory=dict)
-    """Further arguments of the loss."""
+    """Further arguments of the loss. Its `class_weights` may be balanced, effective (as effective numbers weigh, or
+    {effective: β}), or a number for each class."""
     at: LayerPairs = ()
     """For losses that read features: the layers, such as {student: net.stages.1, teacher: net.stages.2}."""
     connector: Literal["auto", "none", "linear", "mlp", "block"] = "auto"
@@ -270,6 +290,10 @@ class TermSpec(Section):
     """For losses that read gradients: of which number of each answer."""
     attack: AttackSpec | None = None
     """For losses that read answers to attacked inputs: what attacks."""
+    source: SourceOrTeacher = None
+    """Who is listened to: teacher (or null), ema, peers, pseudo, the name of an arm, or a mapping such as {ema: 0.99}."""
+    companion: Arguments = Field(default_factory=dict)
+    """Settings of what learns along for this loss, where something does."""
 
     @field_validator("weight", "temperature")
     @classmethod
@@ -289,12 +313,6 @@ Terms = Annotated[
 ]
 
 
-def comes_with_weights(model: str) -> bool:
-    """Whether what a name leads to may bring weights: a function, a folder or the hub, but no mere type of model."""
-    kind, colon, rest = model.partition(":")
-    return bool(colon) and (kind != "hf" or "/" in rest or rest.startswith((".", "~")))
-
-
 def _default_arms() -> dict[str, tuple[TermSpec, ...]]:
     soft = TermSpec(loss="soft_target", weight=0.9, temperature=4.0)
     return {
@@ -310,6 +328,8 @@ class Report(Section):
     """Resamples behind every interval."""
     latency: bool = True
     """Whether to time the models."""
+    attack: RobustnessSpec | None = None
+    """What attacks every model at the end, for an accuracy under attack beside the plain one; null attacks nobody."""
     trackers: Trackers = ()
     """Where else to write curves and results: tensorboard, wandb (offline), mlflow; each needs its extra."""
 
@@ -322,7 +342,15 @@ class Recipe(Section):
     seeds: Seeds = (0, 1, 2)
     """One cohort is trained for each; null draws one by chance."""
     data: Data
-    teacher: Teacher
+    teachers: dict[ArmName, Teacher] = Field(
+        default_factory=dict,
+        json_schema_extra={"expected_keys": "at most 40 of a-z, 0-9, `_` and `-`, the first not `-`"},
+    )
+    """Several teachers by name, in place of `teacher`: arms name their layers as `<teacher>.<layer>`."""
+    teacher: Annotated[Teacher | None, Field(validate_default=True)] = None
+    """The teacher, where there is one."""
+    combine: Annotated[Combine | None, Field(validate_default=True)] = None
+    """How several `teachers` answer as one; null, the mean of their probabilities."""
     students: dict[ArmName, Student] = Field(
         default_factory=dict,
         json_schema_extra={"expected_keys": "at most 40 of a-z, 0-9, `_` and `-`, the first not `-`"},
@@ -356,6 +384,51 @@ class Recipe(Section):
         scratch = arms.get(SCRATCH) or (TermSpec(loss="cross_entropy"),)
         return {SCRATCH: scratch, **{name: terms for name, terms in arms.items() if name != SCRATCH}}
 
+    @field_validator("teachers")
+    @classmethod
+    def _no_twins(cls, teachers: dict[str, Teacher]) -> dict[str, Teacher]:
+        for (name, one), (other, two) in itertools.combinations(teachers.items(), 2):
+            if one.model_copy(update={"store": None}) == two.model_copy(update={"store": None}):
+                raise InputError(
+                    f"`{name}` and `{other}` are the same teacher twice",
+                    fix="give each a `seed` of its own, so that they start from other weights" if one.train is not None
+                    else "keep one of them, and say by `combine.weights` how much it counts",
+                )  # fmt: skip
+        return teachers
+
+    @field_validator("teacher")
+    @classmethod
+    def _somebody_teaches(cls, teacher: Teacher | None, info: ValidationInfo) -> Teacher | None:
+        if "teachers" in info.data and (teacher is None) == (not info.data["teachers"]):
+            if teacher is not None:
+                raise InputError("`teachers` is there as well", fix="keep one of them")
+            raise InputError(
+                "expected a mapping with `model`, got nothing",
+                fix="fill it in, or name several under `teachers:`; `tutelage models` lists what there is",
+            )
+        return teacher
+
+    @field_validator("combine")
+    @classmethod
+    def _of_these(cls, combine: Combine | None, info: ValidationInfo) -> Combine | None:
+        several = info.data.get("teachers")
+        if several is None or "teacher" not in info.data:
+            return combine
+        if not several:
+            if combine is not None:
+                raise InputError("there is one teacher, and nothing to combine", fix="name several under `teachers:`")
+            return None
+        weights = {} if combine is None else combine.weights
+        for name in weights:
+            if name not in several:
+                raise InputError(f"no teacher is called `{name}`, which has a weight", fix=nearest(name, several))
+        if missing := [name for name in several if weights and name not in weights]:
+            raise InputError(
+                f"the weights name no `{missing[0]}`", expected="one for each of " + ", ".join(several),
+                fix=f"write {missing[0]}: 0 for one that has no say",
+            )  # fmt: skip
+        return combine or Combine()
+
     @field_validator("student")
     @classmethod
     def _somebody_learns(cls, student: Student | None, info: ValidationInfo) -> Student | None:
@@ -367,6 +440,11 @@ class Recipe(Section):
                 fix="fill it in, or name several under `students:`; `tutelage models` lists what there is",
             )
         return student
+
+    @property
+    def trusted(self) -> dict[str, Teacher]:
+        """The teachers by name, sorted, so that their order in the file says nothing; one alone has no name."""
+        return {"": self.teacher} if self.teacher is not None else dict(sorted(self.teachers.items()))
 
     @property
     def learners(self) -> dict[str, Student]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from tutelage.report import facts, numbers
+from tutelage.report import facts, numbers, robust
 from tutelage.report.markup import TURNS
 from tutelage.report.plain import snippet
 from tutelage.report.verdict import verdict
@@ -36,6 +36,7 @@ def card(report: Report) -> str:
         f"n = {report['data']['totals']['test']:,} test examples of {_plain(report['data']['name'])}, "
         f"{numbers.plural(len(report['seeds']), 'seed')}. ± is half of the 95 % interval over seeds. "
         "All numbers are in `report.json`, with intervals over test examples too; `report.html` shows them.\n",
+        *robust.ahead(report),
         "## Intended use\n",
         _listed(_use(report)),
         "## Limits\n",
@@ -141,11 +142,15 @@ def _bases(report: Report) -> list[str]:
 def _table(report: Report) -> str:
     """The main table in short."""
     times = any(model["latency"] for model in report["models"])
+    attacked = robust.known(report) is not None
     head = ["model", "accuracy, %", "macro recall, %", "NLL", "ECE, %", "parameters", "file"]
+    head[2:2] = ["robust, %"] if attacked else []
     rows = []
     for model in report["models"]:
         found = model["metrics"]
         row = [_cell(model["name"]), *(numbers.spread(found[key]) for key in ("accuracy", "macro_recall"))]
+        if attacked:
+            row.insert(2, numbers.spread(model["robust"]["accuracy"]) if "robust" in model else numbers.MISSING)
         row += [f"{found['nll']['value']:.3f}", f"{found['ece']['value'] * 100:.1f}"]
         row += [numbers.count(model["parameters"] or None), numbers.size(model["file_bytes"] or None)]
         if times:
@@ -167,7 +172,10 @@ def _use(report: Report) -> list[str]:
         f"{numbers.plural(len(report['classes']), 'class')}.",
         f"It was wrong on {numbers.percent(wrong)} of the test examples; whoever acts on its answers should be able to "
         "bear that.",
-        "Nothing was measured on data from another source, on disturbed inputs or on groups of people.",
+        "Nothing was measured on data from another source, on disturbed inputs or on groups of people."
+        if robust.known(report) is None
+        else "Nothing was measured on data from another source, on groups of people, or on inputs that are disturbed "
+        "otherwise than by the attack above.",
     ]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from tutelage import lang
 from tutelage.lang.names import names_in
-from tutelage.report import classwise, cost, facts, figures, numbers, parts, tables, trust
+from tutelage.report import classwise, cost, facts, figures, numbers, parts, robust, tables, trust
 from tutelage.report.markup import Safe, join, tag
 from tutelage.report.roster import roster
 from tutelage.report.verdict import Verdict, verdict
@@ -47,6 +47,7 @@ def _page(report: Report) -> str:
         cost.cost,
         trust.fidelity,
         trust.calibration,
+        robust.robust,
         _training,
         _classes,
         _confusions,

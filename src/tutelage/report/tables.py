@@ -152,7 +152,7 @@ def _quality(report: Report) -> list[Row]:
         ("95 % over test examples", "", lambda model: stacked(numbers.interval(model["accuracy_items"]))),
         ("Share of the teacher's", "", retained_cell),
         *(_row(*row) for row in top),
-        (LABELS["macro_recall"], "↑", lambda model: share_cell(model, "macro_recall")),
+        (LABELS["macro_recall"], "balanced accuracy ↑", lambda model: share_cell(model, "macro_recall")),
         (LABELS["macro_f1"], "↑", lambda model: share_cell(model, "macro_f1")),
         (LABELS["nll"], "nats ↓", lambda model: plain_cell(model, "nll")),
         (LABELS["ece"], "↓", lambda model: share_cell(model, "ece")),

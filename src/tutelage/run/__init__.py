@@ -4,12 +4,15 @@ from tutelage.run.caching import build_store, estimate_store, repair_store
 from tutelage.run.checks import Checked, check_recipe
 from tutelage.run.compare import Comparison, compare_runs
 from tutelage.run.execute import Run, execute, run_recipe
+from tutelage.run.iterate import iterate
+from tutelage.run.iteration import Iteration
 from tutelage.run.python import distill
 from tutelage.run.students import load_student
 
 __all__ = [
     "Checked",
     "Comparison",
+    "Iteration",
     "Run",
     "build_store",
     "check_recipe",
@@ -17,6 +20,7 @@ __all__ = [
     "distill",
     "estimate_store",
     "execute",
+    "iterate",
     "load_student",
     "repair_store",
     "run_recipe",

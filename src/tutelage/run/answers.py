@@ -10,6 +10,7 @@ from tutelage.data.draws import Stream, mix
 from tutelage.errors import DamagedError, InputError
 from tutelage.run.cohorts import Workshop
 from tutelage.run.job import Job
+from tutelage.run.teacher import TeacherInHand
 from tutelage.store import Built, Capture, Question, StoredTeacher, build, draws_of, identity_of, key_of
 from tutelage.store.places import is_remote
 from tutelage.teachers import EnsembleTeacher, Teacher
@@ -70,27 +71,49 @@ def build_answers(
     )  # fmt: skip
 
 
-def answering(job: Job, shop: Workshop, teacher: Teacher) -> tuple[Teacher, int]:
-    """Who answers in training, and from how many recorded views epochs are drawn."""
+def answering(job: Job, shop: Workshop, hand: TeacherInHand) -> tuple[Teacher, int]:
+    """Who answers in training, and from how many recorded views epochs are drawn.
+
+    Of several teachers each has a store of its own, or none: what they say is combined as it would be live.
+    """
+    if not hand.members:
+        return _kept(job, shop, hand.teacher), job.recorded
+    members = {name: _kept(one, shop, hand.members[name].teacher) for name, one in job.members.items()}
+    live = [name for name, one in members.items() if one is hand.members[name].teacher]
+    if 0 < len(live) < len(members):
+        stored = [name for name in members if name not in live]
+        shop.folder.tell(
+            f"store: the answers of {', '.join(stored)} are read from disk; "
+            f"{', '.join(live)} will be asked at every step"
+        )
+    return EnsembleTeacher(list(members.values()), **job.teacher.combine), job.recorded
+
+
+def _kept(job: Job, shop: Workshop, teacher: Teacher) -> Teacher:
+    """One teacher's answers from its store, which is brought up to date; or the teacher, where it has none."""
     plan = job.store
     if plan is None:
-        return teacher, 0
+        return teacher
     question, capture = question_of(job), capture_of(job, shop, teacher)
+    title = f"store of {job.teacher.title}" if job.teacher.name else "store"
     if plan.recorded:
         shop.folder.tell(
-            f"store: {plan.recorded} recorded views of each example serve all {job.train.epochs} epochs of every seed; "
-            "`teacher.store.views: replay` records each epoch's own"
+            f"{title}: {plan.recorded} recorded views of each example serve all {job.train.epochs} epochs of every "
+            f"seed; `{_key(job)}.views: replay` records each epoch's own"
         )
     key = key_of(identity_of(question, capture))
     if is_remote(plan.root):
         stored = StoredTeacher(f"{plan.root}/{key}")
     else:
         built = build_answers(job, shop, teacher, tell=shop.folder.tell)
-        shop.folder.tell(f"store: {built.summary()}")
+        shop.folder.tell(f"{title}: {built.summary()}")
         stored = StoredTeacher(built.place)
         # A run that goes on has asked about some rows before.
-        before = shop.folder.manifest.get("store", {"asked": 0, "seconds": 0.0})
-        shop.folder.manifest["store"] = {
+        manifest = shop.folder.manifest
+        known = manifest.setdefault("stores", {}) if job.teacher.name else manifest
+        name = job.teacher.name or "store"
+        before = known.get(name, {"asked": 0, "seconds": 0.0})
+        known[name] = {
             "key": key, "place": str(built.place), "rows": built.rows, "asked": before["asked"] + built.asked,
             "seconds": round(before["seconds"] + built.seconds, 3), "bytes": built.bytes,
             "codec": plan.codec.name, "views": plan.views,
@@ -98,7 +121,12 @@ def answering(job: Job, shop: Workshop, teacher: Teacher) -> tuple[Teacher, int]
         shop.folder.save()
     _compare(question, capture, stored)
     stored.to(shop.device.device)
-    return stored, plan.recorded
+    return stored
+
+
+def _key(job: Job) -> str:
+    """Where a recipe says how this teacher's answers are stored."""
+    return f"teachers.{job.teacher.name}.store" if job.teacher.name else "teacher.store"
 
 
 def _compare(question: Question, capture: Capture, stored: StoredTeacher) -> None:

@@ -22,6 +22,8 @@ from tutelage.recipe import from_text
 from tutelage.report import numbers
 from tutelage.run.saved import refuse_folds
 from tutelage.run.students import load_student
+from tutelage.run.teacherplan import TeacherPlan
+from tutelage.teachers import EnsembleTeacher
 
 __all__ = ["Bench", "ColdStart", "Timed", "bench_run"]
 
@@ -177,23 +179,23 @@ def bench_run(
             expected="batch sizes and threads ≥ 1, seconds > 0",
         )
     refuse_folds(home, read_json(home / "report.json"))
-    files, models, notices = _models(home, trust)
+    found = _models(home, trust)
+    models = found.models
     if not models:
-        raise ModelError(f"no model of {folder} can be built again", given="\n            ".join(notices))
+        raise ModelError(f"no model of {folder} can be built again", given="\n            ".join(found.notices))
     shape = _input_shape(home)
     inputs = torch.rand(max(_EXAMPLES, *batch_sizes), *shape, generator=torch.Generator().manual_seed(0))
-    students = {name: path for name, path in files.items() if name != _TEACHER}
     # First, while nothing else keeps the machine busy.
-    starts, failed = _cold_starts(students, threads, trust) if cold else ({}, [])
+    starts, failed = _cold_starts(found.files, threads, trust) if cold else ({}, [])
     spent = latency(models, inputs, batch_sizes=batch_sizes, threads=threads, seconds=seconds, reference=_TEACHER)
-    found = [
+    timed = [
         Timed(
-            name, parameters(model), multiply_adds(model, inputs[:1]), files[name].stat().st_size,
-            tuple(spent[name]), starts.get(name),
+            name, parameters(model), multiply_adds(model, inputs[:1]), found.sizes[name], tuple(spent[name]),
+            starts.get(name),
         )
         for name, model in models.items()
     ]  # fmt: skip
-    return Bench(home, threads, tuple(found), (*notices, *failed))
+    return Bench(home, threads, tuple(timed), (*found.notices, *failed))
 
 
 def _cold_starts(students: Mapping[str, Path], threads: int, trust: bool) -> tuple[dict[str, ColdStart], list[str]]:
@@ -224,21 +226,27 @@ def _median(starts: Sequence[ColdStart]) -> ColdStart:
     )
 
 
-def _models(home: Path, trust: bool) -> tuple[dict[str, Path], dict[str, nn.Module], list[str]]:
-    """Files and models by name, and why some are missing."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Found:
+    """What of a run can be measured."""
+
+    models: Mapping[str, nn.Module]  # by name, the teacher first
+    sizes: Mapping[str, int]  # bytes of their files
+    files: Mapping[str, Path]  # of the students
+    notices: Sequence[str]  # why others are missing
+
+
+def _models(home: Path, trust: bool) -> _Found:
+    """Models by name, and why some are missing."""
+    sizes: dict[str, int] = {}
     files: dict[str, Path] = {}
     models: dict[str, nn.Module] = {}
     notices: list[str] = []
     facts = _first_facts(home)
-    weights = home / "teacher" / "teacher.safetensors"
-    if weights.is_file() and facts is not None and facts.get("model") is not None:
-        recipe = from_text(read_text(home / "config.yaml"), str(home / "config.yaml"))
-        teacher = build(
-            ModelSpec(recipe.teacher.model, recipe.teacher.args, None), input_shape=tuple(facts["input_shape"]),
-            classes=len(facts["classes"]), mean=facts["mean"], std=facts["std"], trust=trust, role="teacher",
-        )  # fmt: skip
-        load_weights(teacher, weights)
-        files[_TEACHER], models[_TEACHER] = weights, teacher.eval()
+    weights = sorted((home / "teacher").glob("*.safetensors"))
+    if weights and facts is not None and facts.get("model") is not None:
+        models[_TEACHER] = _teacher(home, facts, trust)
+        sizes[_TEACHER] = sum(path.stat().st_size for path in weights)
     else:
         notices.append("the teacher came from Python, so it cannot be built from the run's folder")
     for arm in sorted((home / "students").glob("*")):
@@ -248,9 +256,30 @@ def _models(home: Path, trust: bool) -> tuple[dict[str, Path], dict[str, nn.Modu
         try:
             models[arm.name] = load_student(seed, trust=trust)
             files[arm.name] = seed / "student.safetensors"
+            sizes[arm.name] = files[arm.name].stat().st_size
         except ModelError as error:
             notices.append(error.problem.what)
-    return files, models, notices
+    return _Found(models, sizes, files, notices)
+
+
+def _teacher(home: Path, facts: Mapping[str, Any], trust: bool) -> nn.Module:
+    """The teacher of a run from its file, or several as the one that was judged."""
+    recipe = from_text(read_text(home / "config.yaml"), str(home / "config.yaml"))
+    members = []
+    for name, spec in recipe.trusted.items():
+        plan = TeacherPlan(name=name)
+        one = build(
+            ModelSpec(spec.model, spec.args, None), input_shape=tuple(facts["input_shape"]),
+            classes=len(facts["classes"]), mean=facts["mean"], std=facts["std"], trust=trust, role=plan.title,
+        )  # fmt: skip
+        load_weights(one, home / "teacher" / f"{plan.slug}.safetensors")
+        members.append(one.eval())
+    if recipe.combine is None:
+        return members[0]
+    weights = [recipe.combine.weights[name] for name in recipe.trusted] if recipe.combine.weights else None
+    panel = EnsembleTeacher(members, how=recipe.combine.how, weights=weights).panel()
+    assert panel is not None
+    return panel
 
 
 def _first_facts(home: Path) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, final
@@ -28,8 +28,8 @@ from tutelage.run.execute import facts_of
 from tutelage.run.folder import RunFolder
 from tutelage.run.job import Job, job_of_recipe
 from tutelage.run.storeplan import store_plan
-from tutelage.run.teacher import is_ready, obtain_teacher
-from tutelage.store import Built, Damage, Question, codec_of, repair
+from tutelage.run.teacher import TeacherInHand, check_teacher, is_ready, obtain_teacher
+from tutelage.store import Built, Damage, codec_of, repair
 from tutelage.store.layout import KEY_BYTES
 from tutelage.teachers import Teacher
 from tutelage.training import StopSignals, make_device
@@ -41,11 +41,24 @@ _SAMPLE = 512
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class _Sample:
+    ids: Tensor  # (N,)
+    start: Tensor  # (N, C) the student's logits as it starts
+    said: Sequence[Tensor]  # (N, C) of each teacher
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _AtHand:
     job: Job
     shop: Workshop
-    teacher: Teacher
+    teacher: TeacherInHand
     tell: Callable[[str], None]
+
+    @property
+    def stored(self) -> list[tuple[Job, Teacher]]:
+        """The teacher, or those of several that have a store, each with the job as it sees it."""
+        hands = dict(self.teacher.members) or {"": self.teacher}
+        return [(one, hands[name].teacher) for name, one in self.job.members.items() if one.store is not None]
 
 
 def build_store(
@@ -53,13 +66,32 @@ def build_store(
 ) -> Built:
     """Ask a recipe's teacher about everything that its students will see, and keep the answers.
 
-    Several processes may build the same store at once; each asks about its share.
+    Of several teachers every one that has a store is asked, or all where none has. Several processes may build the same
+    store at once; each asks about its share.
+
+    Returns:
+        What was done; of several stores together, with the folder in which all of them lie.
 
     Raises:
         TutelageError: everything a user can mend, as the tree in `tutelage.errors` says.
     """
     with _at_hand(recipe, store, trust=trust, quiet=quiet) as hand:
-        return build_answers(hand.job, hand.shop, hand.teacher, tell=hand.tell, wait=wait)
+        return _together([_build(hand, one, teacher, wait=wait) for one, teacher in hand.stored])
+
+
+def _build(hand: _AtHand, job: Job, teacher: Teacher, *, wait: bool = True) -> Built:
+    if job.teacher.name:
+        hand.tell(f"store of {job.teacher.title}")
+    return build_answers(job, hand.shop, teacher, tell=hand.tell, wait=wait)
+
+
+def _together(built: Sequence[Built]) -> Built:
+    """What builds of several stores did; each asked about the same examples."""
+    first, *others = built
+    if not others:
+        return first
+    sums = {key: sum(getattr(one, key) for one in built) for key in ("rows", "asked", "seconds", "bytes")}
+    return replace(first, place=first.place.parent, **sums)
 
 
 def repair_store(
@@ -71,12 +103,16 @@ def repair_store(
         TutelageError: everything a user can mend, as the tree in `tutelage.errors` says.
     """
     with _at_hand(recipe, store, trust=trust, quiet=quiet) as hand:
-        assert hand.job.store is not None
-        if isinstance(hand.job.store.root, str):
-            raise InputError(f"{hand.job.store.root} can be read, but not written")
-        capture = capture_of(hand.job, hand.shop, hand.teacher)
-        found = repair(hand.job.store.root, question_of(hand.job), capture, tell=hand.tell)
-        return found, build_answers(hand.job, hand.shop, hand.teacher, tell=hand.tell)
+        found: list[Damage] = []
+        built: list[Built] = []
+        for job, teacher in hand.stored:
+            assert job.store is not None
+            if isinstance(job.store.root, str):
+                raise InputError(f"{job.store.root} can be read, but not written")
+            capture = capture_of(job, hand.shop, teacher)
+            found += repair(job.store.root, question_of(job), capture, tell=hand.tell)
+            built.append(_build(hand, job, teacher))
+        return found, _together(built)
 
 
 @final
@@ -134,42 +170,54 @@ def estimate_store(
         TutelageError: everything a user can mend, as the tree in `tutelage.errors` says.
     """
     job = _job(recipe, store, trust)
-    assert job.store is not None
-    question = question_of(job)
-    temperature = recipe.teacher.store.temperature if recipe.teacher.store else None
-    temperature = temperature or _read_at(job)
+    stored = [one for one in job.members.values() if one.store is not None]
+    given = next((one.store.temperature for one in recipe.trusted.values() if one.store is not None), None)
+    temperature = given or _read_at(job)
     if not is_ready(job):
-        return _estimate(job, question, temperature, None, None)
+        return _estimate(stored, temperature, None, None)
     with _at_hand(recipe, store, trust=trust, quiet=quiet) as hand:
-        capture = capture_of(hand.job, hand.shop, hand.teacher)
+        sample, each = _sampled(hand)
+        return _estimate(stored, temperature, sample, each)
+
+
+def _sampled(hand: _AtHand) -> tuple[_Sample, float]:
+    """What the teachers that have a store say of a few rows, and how many seconds a row takes all of them."""
+    seconds, said = 0.0, []
+    job = hand.job
+    for one, teacher in hand.stored:
+        question, capture = question_of(one), capture_of(one, hand.shop, teacher)
         ids = question.ids()[:_SAMPLE]
         capture.ask(question.filled(ids[:32], question.draws[0]))  # the first call of a model is slower than the rest
         begin = time.perf_counter()
         batch = question.filled(ids, question.draws[0])
         outputs = capture.ask(batch)
-        seconds = (time.perf_counter() - begin) / len(batch) * len(ids)
+        seconds += (time.perf_counter() - begin) / len(batch)
         assert isinstance(outputs.logits, Tensor)
-        with torch.random.fork_rng():
-            torch.manual_seed(job.seeds[0])
-            student = next(iter(job.students.values())).build().eval()
-        with torch.no_grad():
-            start = student(batch.inputs["x"])[: len(ids)].float()
-        live = Outputs(outputs.logits[: len(ids)].float().cpu())
-        return _estimate(job, question, temperature, (torch.from_numpy(ids), start, live), seconds / len(ids))
+        said.append(outputs.logits[: len(ids)].float().cpu())
+    with torch.random.fork_rng():
+        torch.manual_seed(job.seeds[0])
+        student = next(iter(job.students.values())).build().eval()
+    with torch.no_grad():
+        start = student(batch.inputs["x"])[: len(ids)].float()
+    return _Sample(torch.from_numpy(ids), start, said), seconds
 
 
-def _estimate(
-    job: Job,
-    question: Question,
-    temperature: float,
-    sample: tuple[Tensor, Tensor, Outputs] | None,
-    each: float | None,
-) -> Estimate:
+def _estimate(stored: Sequence[Job], temperature: float, sample: _Sample | None, each: float | None) -> Estimate:
+    """Of the store of one teacher, or of those of several together.
+
+    Args:
+        stored: the job as each of them sees it.
+        temperature: at which the answers are read.
+        sample: what they say of a few rows, where they are there.
+        each: seconds that a row takes all of them.
+    """
+    job, question = stored[0], question_of(stored[0])
     assert job.store is not None
     classes, examples = len(question.examples.classes), len(question.ids())
     rows = examples * len(question.draws)
     names = ["fp32", "fp16", "bf16", "int8"]
-    names += [f"top-{k}" for k in (4, 16, 64) if k < classes] + [f"sample-{n}" for n in (16, 64)]
+    if not job.teacher.name:  # parts of several teachers cannot be combined
+        names += [f"top-{k}" for k in (4, 16, 64) if k < classes] + [f"sample-{n}" for n in (16, 64)]
     if job.store.codec.name not in names:
         names.append(job.store.codec.name)
     costs = []
@@ -178,19 +226,18 @@ def _estimate(
         row = codec.row_bytes(classes) + KEY_BYTES
         cosine = error = None
         if sample is not None:
-            ids, start, live = sample
-            assert isinstance(live.logits, Tensor)
-            dense = _gradient(start, live, temperature)
-            stored = Outputs(codec.decode(codec.encode(live.logits, ids, 0), classes))
-            own = _gradient(start, stored, temperature)
+            # Of several, what the student would learn from each, one after the other.
+            dense = torch.cat([_gradient(sample.start, Outputs(one), temperature) for one in sample.said])
+            kept = [codec.decode(codec.encode(one, sample.ids, 0), classes) for one in sample.said]
+            own = torch.cat([_gradient(sample.start, Outputs(one), temperature) for one in kept])
             cosine = float(nn.functional.cosine_similarity(own, dense, dim=-1).mean())
             error = float((own - dense).norm() / dense.norm())
-        costs.append(CodecCost(name, row, row * rows, cosine, error))
+        costs.append(CodecCost(name, row, row * rows * len(stored), cosine, error))
     place = Path(str(job.store.root))
     while not place.exists():
         place = place.parent
     return Estimate(
-        rows, examples, str(job.store.views), temperature, None if each is None else each * rows,
+        rows * len(stored), examples, str(job.store.views), temperature, None if each is None else each * rows,
         shutil.disk_usage(place).free, str(job.store.root), tuple(costs),
     )  # fmt: skip
 
@@ -215,7 +262,7 @@ def _read_at(job: Job) -> float:
 def _job(recipe: Recipe, store: Path | str | None, trust: bool) -> Job:
     """A recipe's job with a store: as the recipe says, or with all defaults where it says nothing."""
     job = job_of_recipe(recipe, trust=trust, store=store)
-    if job.store is not None:
+    if any(one.store is not None for one in job.members.values()):
         return job
     plan = store_plan(
         Store(),
@@ -226,7 +273,10 @@ def _job(recipe: Recipe, store: Path | str | None, trust: bool) -> Job:
         train=job.train,
         root=store,
     )
-    return replace(job, store=plan)
+    if not job.teacher.members:
+        return replace(job, store=plan)
+    members = {name: replace(one, store=plan) for name, one in job.teacher.members.items()}
+    return replace(job, teacher=replace(job.teacher, members=members))
 
 
 @contextlib.contextmanager
@@ -241,7 +291,8 @@ def _at_hand(recipe: Recipe, store: Path | str | None, *, trust: bool, quiet: bo
         with _held(place, quiet=quiet, signals=signals) as folder:
             folder.begin(job.config, lambda earlier: [], facts_of(job))
             shop = Workshop(folder, device, signals, quiet)
-            teacher = obtain_teacher(job, shop).teacher
+            check_teacher(job)
+            teacher = obtain_teacher(job, shop)
             folder.clear()
         yield _AtHand(
             job, shop, teacher, lambda line: None if quiet else print(lang.say(line), file=sys.stderr, flush=True)

@@ -10,17 +10,18 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from tutelage.connectors import Listening, connect
-from tutelage.data import Batches, Examples, plain_batches
-from tutelage.distiller import Distiller
+from tutelage.data import Examples, plain_batches
 from tutelage.errors import InputError, TrainingError
 from tutelage.evaluation.predict import predict, validation_scores
 from tutelage.files import write_bytes
-from tutelage.objective import Objective
+from tutelage.models import state_digest, takes_any_order
 from tutelage.recipe import Train
+from tutelage.run.armplan import ArmPlan
+from tutelage.run.arms import Company, batches_of, make_arm, surroundings
 from tutelage.run.energy import EnergyRecord
 from tutelage.run.folder import RunFolder
-from tutelage.run.job import ArmPlan, Job
+from tutelage.run.job import Job
+from tutelage.sources import Peers
 from tutelage.teachers import Teacher
 from tutelage.training import (
     Arm,
@@ -30,20 +31,17 @@ from tutelage.training import (
     Listener,
     MetricsFile,
     Progress,
-    Stop,
     StopSignals,
     Trackers,
     fit,
-    learning_rate,
-    make_optimizer,
     pays_channels_last,
     suits_channels_last,
 )
 from tutelage.training.device import move
-from tutelage.training.optim import LearningRate
-from tutelage.types import Batch, Outputs
+from tutelage.training.loop import Batches as BatchSource
+from tutelage.types import Batch
 
-__all__ = ["Shapes", "Workshop", "check_learning", "make_arm", "torch_settings", "train_cohort"]
+__all__ = ["Workshop", "torch_settings", "train_cohort"]
 
 _PLAIN_BATCH = 512
 
@@ -64,6 +62,8 @@ class Workshop:
 
     def channels_last(self, module: nn.Module, example: Tensor, train: Train, *, learns: bool) -> bool:
         """Whether to run a module in channels-last order; what was measured is kept for when the run goes on."""
+        if not takes_any_order(module):
+            return False
         if train.channels_last != "auto":
             return train.channels_last == "on"
         if train.deterministic or self.device.world > 1:
@@ -88,6 +88,7 @@ def train_cohort(
     arms: Mapping[str, ArmPlan],
     builds: Mapping[str, Callable[[], nn.Module]],
     recorded: int = 0,
+    company: Company | None = None,
 ) -> dict[str, Arm]:
     """Train arms that see the same batches, from wherever they stand on disk; one student's start from one weight.
 
@@ -96,24 +97,26 @@ def train_cohort(
     Raises:
         TrainingError: a number is not finite (its batch is kept in debug/), or the teacher has changed.
         Interrupted: a signal came; the cohort is saved.
+        InputError: peers would be the same student twice.
     """
-    batches = Batches(job.splits.train, batch_size=train.batch_size, views=job.views, seed=seed, recorded=recorded)
+    company = company or Company()
+    batches = batches_of(job, arms, size=train.batch_size, seed=seed, recorded=recorded)
     example = move(next(batches.epoch(0)), shop.device.device)
-    answer = _answer_with_features(teacher, example, arms)
+    around = surroundings(job, arms, example, teacher, company, size=train.batch_size, seed=seed)
     initial: dict[str, tuple[nn.Module, bool]] = {}
     for student in dict.fromkeys(plan.student for plan in arms.values()):
         with torch.random.fork_rng():
-            torch.manual_seed(seed)
+            torch.manual_seed(seed + job.students[student].start if student in job.students else seed)
             module = builds[student]().to(shop.device.device)
         initial[student] = module, shop.channels_last(module, example.inputs["x"], train, learns=True)
+    _check_peers(arms, {student: module for student, (module, _) in initial.items()})
     made: list[Arm] = []
     for arm_name, plan in arms.items():
         module, last = initial[plan.student]
-        shapes = Shapes(example.inputs["x"], answer, seed)
         made.append(
-            make_arm(arm_name, plan.objective, copy.deepcopy(module), teacher, train, shop.device, last, shapes=shapes)
+            make_arm(arm_name, plan, copy.deepcopy(module), teacher, train, shop.device, last, around=around, arms=arms)
         )
-    cohort = Cohort(name, seed, made, teacher)
+    cohort = Cohort(name, seed, made, teacher, company.finished)
     checkpoints = Checkpoints(
         shop.folder.path / "checkpoints" / name,
         seconds=train.checkpoint_seconds,
@@ -127,7 +130,10 @@ def train_cohort(
 
     def validate(student: nn.Module) -> dict[str, float]:
         logits = predict(student, shop.plain(job.splits.val), shop.device.device)
-        return validation_scores(logits, job.splits.val.targets)
+        scores = validation_scores(logits, job.splits.val.targets)
+        if company.ranked is not None:
+            scores["agreement"] = float((logits.argmax(-1) == company.ranked).double().mean())
+        return scores
 
     shop.signals.checkpoints = checkpoints if shop.device.rank == 0 else None
     with Progress(shop.folder.tell, quiet=shop.quiet) as progress:
@@ -152,12 +158,6 @@ def train_cohort(
     return {arm.name: arm for arm in made}
 
 
-def _answer_with_features(teacher: Teacher | None, example: Batch, arms: Mapping[str, ArmPlan]) -> Outputs | None:
-    """What the teacher says of the first batch, where a connector has to know its shapes."""
-    matches = any(term.matches for plan in arms.values() for term in plan.objective.terms)
-    return teacher.answer(example) if matches and teacher is not None else None
-
-
 @contextlib.contextmanager
 def torch_settings(job: Job) -> Iterator[None]:
     """Threads and determinism as a job asks, and afterwards as they were."""
@@ -172,63 +172,22 @@ def torch_settings(job: Job) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def check_learning(train: Train, student: nn.Module) -> None:
-    """Refuse an optimizer or a schedule that cannot work before hours are spent on anything else.
-
-    Raises:
-        InputError: torch knows no such optimizer or scheduler, or they refuse their options.
-    """
-    _learning(train, student)
-
-
-def _learning(train: Train, student: nn.Module) -> tuple[torch.optim.Optimizer, LearningRate]:
-    if "lr" in train.optimizer_args:
-        raise InputError(
-            "the learning rate belongs in `train.lr`", where="train.optimizer_args", given=str(train.optimizer_args)
-        )
-    optimizer = make_optimizer(train.optimizer, student.parameters(), lr=train.lr, **train.optimizer_args)
-    rate = learning_rate(
-        train.scheduler, optimizer, lr=train.lr, warm_up=train.warm_up, interval=train.scheduler_interval,
-        **train.scheduler_args,
-    )  # fmt: skip
-    return optimizer, rate
+def _check_peers(arms: Mapping[str, ArmPlan], students: Mapping[str, nn.Module]) -> None:
+    """Students that start as one and see the same would say the same for ever, and have nothing to tell each other."""
+    digests: dict[tuple[str, str], str] = {}
+    for arm in arms.values():
+        if any(isinstance(source, Peers) for source in arm.objective.sources):
+            key = arm.method, state_digest(students[arm.student])
+            if key in digests:
+                raise InputError(
+                    f"the students `{digests[key]}` and `{arm.student}` of arm `{arm.method}` start from the same "
+                    "weights, so that as peers they would always say the same",
+                    where="students", fix=f"give `{arm.student}` another `start`, such as start: 1",
+                )  # fmt: skip
+            digests[key] = arm.student
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Shapes:
-    """What connectors are built from: a real batch, what the teacher says of it, and where their weights start."""
-
-    inputs: Tensor
-    answer: Outputs | None
-    seed: int
-
-
-def make_arm(
-    name: str,
-    objective: Objective,
-    student: nn.Module,
-    teacher: Teacher | None,
-    train: Train,
-    device: Device,
-    last: bool,
-    *,
-    shapes: Shapes,
-) -> Arm:
-    """A student with everything it learns by; connectors of all arms start from the same random numbers."""
-    student.to(device.device)
-    with torch.random.fork_rng():
-        torch.manual_seed(shapes.seed)
-        learner = connect(student, objective, shapes.inputs, shapes.answer)
-    optimizer, rate = _learning(train, learner)
-    stop = Stop(metric=train.stop.metric, patience=train.stop.patience, target=train.stop.target)
-    if last:
-        learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    distiller = Distiller(device.prepare(learner, optimizer), teacher, objective)
-    extras = learner.connectors if isinstance(learner, Listening) else None
-    return Arm(name, distiller, optimizer, rate, student=student, extras=extras, clip=train.clip, stop=stop)
-
-
-def _keep_evidence(cohort: Cohort, batches: Batches, folder: RunFolder) -> None:
+def _keep_evidence(cohort: Cohort, batches: BatchSource, folder: RunFolder) -> None:
     """Write the batch and the weights of a step that failed, for whoever looks for the cause."""
     from safetensors.torch import save
 

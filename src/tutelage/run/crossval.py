@@ -20,13 +20,12 @@ import numpy as np
 from tutelage import evaluation
 from tutelage.errors import InputError
 from tutelage.evaluation.folds import over_folds
-from tutelage.files import read_text
-from tutelage.recipe import RESUMABLE, Recipe, diff, dump, from_text
+from tutelage.recipe import Recipe, dump
 from tutelage.report import write_report
 from tutelage.run.evalfiles import Kept, eval_files, read_eval_file, write_eval_file
 from tutelage.run.execute import Run, facts_of, read_report, run_recipe
-from tutelage.run.folder import RunFolder
 from tutelage.run.job import job_of_recipe
+from tutelage.run.several import begin, kept_folder
 
 __all__ = ["cross_validate"]
 
@@ -67,19 +66,7 @@ def cross_validate(
         )
     home = Path(out).expanduser()
     said = command or f"tutelage crossval {home / 'config.yaml'} --folds {folds} --out {out}"
-    earlier = home / "config.yaml"
-    if earlier.is_file() and not overwrite:
-        recipe = recipe.continuing(from_text(read_text(earlier), str(earlier)))
-
-    def differences(text: str) -> list[str]:
-        return [line for line in diff(from_text(text, str(earlier)), recipe) if line.split(":")[0] not in RESUMABLE]
-
-    with RunFolder.open(home, overwrite=overwrite, quiet=quiet) as folder:
-        if folder.manifest and "folds" not in folder.manifest:
-            raise InputError(
-                f"{home} holds an ordinary run", expected="a cross-validation, or an empty folder",
-                fix="choose another folder with --out, or add --overwrite",
-            )  # fmt: skip
+    with kept_folder(recipe, home, "folds", overwrite=overwrite, quiet=quiet) as (folder, recipe):
         before = folder.manifest.get("folds", folds)
         if before != folds:
             raise InputError(
@@ -87,7 +74,7 @@ def cross_validate(
                 expected=str(before), fix="choose another folder with --out, or add --overwrite",
             )  # fmt: skip
         facts = facts_of(job_of_recipe(recipe, trust=trust, store=store))
-        folder.begin(dump(recipe), differences, facts | {"folds": folds})
+        begin(folder, recipe, facts | {"folds": folds})
         places = [home / f"fold-{number}" for number in range(1, folds + 1)]
         for number, place in enumerate(places, 1):
             folder.tell(f"fold {number} of {folds}")
@@ -231,11 +218,11 @@ def _by_fold(report: Mapping[str, Any], parts: Sequence[_Part]) -> dict[str, Any
 
 
 def _warnings(recipe: Recipe) -> list[str]:
-    if recipe.teacher.train is not None:
-        return []
+    given = [f"teacher {name}".rstrip() for name, teacher in recipe.trusted.items() if teacher.train is None]
     return [
-        "The teacher was given, not trained fold by fold: if it learned from these examples, it was asked about some "
+        f"The {name} was given, not trained fold by fold: if it learned from these examples, it was asked about some "
         "that it knows, and so were its students."
+        for name in given
     ]
 
 

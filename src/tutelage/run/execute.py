@@ -17,17 +17,20 @@ from tutelage import __version__
 from tutelage.errors import DamagedError, InputError, ModelError
 from tutelage.evaluation.cost import parameters
 from tutelage.evaluation.scorecard import FORMAT
+from tutelage.extensions import versions_of
 from tutelage.files import read_json, read_text
-from tutelage.models import state_digest
-from tutelage.recipe import RESUMABLE, Recipe, diff, from_text
+from tutelage.models import learning_count, merge
+from tutelage.recipe import Recipe, diff, from_text, resumable
 from tutelage.report import verdict
 from tutelage.run.answers import answering
-from tutelage.run.cohorts import Workshop, check_learning, torch_settings, train_cohort
+from tutelage.run.arms import check_learning
+from tutelage.run.cohorts import Workshop, torch_settings
 from tutelage.run.folder import RunFolder, check_place
 from tutelage.run.job import Job, job_of_recipe
 from tutelage.run.judge import describe, judge
-from tutelage.run.students import save_student, student_file
-from tutelage.run.teacher import TeacherInHand, obtain_teacher
+from tutelage.run.students import same_beginning, student_file
+from tutelage.run.teacher import TeacherInHand, check_teacher, obtain_teacher
+from tutelage.run.waves import train_seed
 from tutelage.taps import Taps
 from tutelage.training import Device, StopSignals, make_device, open_trackers
 
@@ -95,7 +98,7 @@ def run_recipe(
         recipe = recipe.continuing(from_text(read_text(earlier), str(earlier)))
 
     def differences(text: str) -> list[str]:
-        return [line for line in diff(from_text(text, str(earlier)), recipe) if line.split(":")[0] not in RESUMABLE]
+        return [line for line in diff(from_text(text, str(earlier)), recipe) if not resumable(line.split(":")[0])]
 
     job = job_of_recipe(recipe, trust=trust, store=store)
     return execute(
@@ -150,23 +153,15 @@ def _run(job: Job, shop: Workshop, started: float, command: str) -> Run:
     students = _build_early(job)
     teacher = obtain_teacher(job, shop)
     _same_teacher(folder, teacher)
-    shop.trackers.rows("teacher", job.teacher.seed, teacher.curve)
+    same_beginning(folder, job.students)
+    for name, one in {"": teacher, **teacher.members}.items():
+        plan = job.teacher.members.get(name, job.teacher)
+        shop.trackers.rows(plan.slug, plan.seed, one.curve)
     _introduce(job, shop, teacher, students)
-    answers, recorded = answering(job, shop, teacher.teacher)
+    answers, recorded = answering(job, shop, teacher)
     for number, seed in enumerate(job.seeds, 1):
-        files = {name: student_file(folder.path, name, seed) for name in job.arms}
-        if all(path.with_name("student.json").is_file() for path in files.values()):
-            folder.tell(f"seed {seed}: students are there already")
-            continue
-        arms = train_cohort(
-            job, shop, name=f"seed-{seed}", seed=seed, train=job.train, teacher=answers, arms=job.arms,
-            builds={name: plan.build for name, plan in job.students.items()}, recorded=recorded,
-        )  # fmt: skip
-        if shop.device.rank == 0:
-            for name, arm in arms.items():
-                save_student(files[name], arm, job.students[job.arms[name].student].config, job.compress)
+        train_seed(job, shop, seed, hand=teacher, answers=answers, recorded=recorded)
         folder.tell(f"seed {seed} done ({number} of {len(job.seeds)})")
-        shop.signals.check()
     shop.device.barrier()
     if shop.device.rank != 0:
         return Run(folder.path, {})
@@ -214,14 +209,13 @@ def _build_early(job: Job) -> dict[str, nn.Module]:
             check_learning(job.train, student)
         for arm in job.arms.values():
             Taps(students[arm.student], arm.objective.student_places).close()
-        if job.teacher.build is not None and job.teacher.train is not None:
-            check_learning(job.teacher.train, job.teacher.build())
+        check_teacher(job)
     return students
 
 
 def _same_teacher(folder: RunFolder, teacher: TeacherInHand) -> None:
     """A run has one teacher: where it goes on, the one it began with."""
-    now = state_digest(teacher.module) if teacher.module is not None else teacher.teacher.fingerprint()
+    now = teacher.identity
     before = folder.manifest.setdefault("teacher", now)
     if now != before:
         raise ModelError(
@@ -235,14 +229,29 @@ def _same_teacher(folder: RunFolder, teacher: TeacherInHand) -> None:
 
 def _introduce(job: Job, shop: Workshop, teacher: TeacherInHand, students: Mapping[str, nn.Module]) -> None:
     """Say what is about to happen, with sizes."""
-    for model in (teacher.module, *students.values()):
+    for model in (teacher.module, *(one.module for one in teacher.members.values()), *students.values()):
         for notice in getattr(model, "notices", ()):
             shop.folder.tell(notice)
+    for notice in job.notices:
+        shop.folder.tell(notice)
+    if job.labelled is not None:
+        few, all_ = int(torch.isin(job.splits.train.ids, job.labelled).sum()), len(job.splits.train)
+        shop.folder.tell(f"data: {few:,} of {all_:,} training examples have labels")
     size = f"{parameters(teacher.module):,} parameters" if teacher.module is not None else "no module"
-    sizes = [f"student {name} {parameters(one):,}".replace("  ", " ") for name, one in students.items()]
+    sizes = [f"student {name} {_size(one)}".replace("  ", " ") for name, one in students.items()]
     shop.folder.tell(f"teacher {size}, {', '.join(sizes)} parameters")
-    for method, objective in {arm.method: arm.objective for arm in job.arms.values()}.items():
-        shop.folder.tell(f"arm {method}: {describe(objective)}")
+    for method in dict.fromkeys(arm.method for arm in job.arms.values()):
+        said = {name: describe(arm.objective) for name, arm in job.arms.items() if arm.method == method}
+        # Students differ where one of them is taught by another arm of its own.
+        alike = {method: next(iter(said.values()))} if len(set(said.values())) == 1 else said
+        for name, words in alike.items():
+            shop.folder.tell(f"arm {name}: {words}")
+
+
+def _size(student: nn.Module) -> str:
+    """How many numbers a student has, and how many learn, where that is not all of them."""
+    whole, learn = parameters(merge(student)), learning_count(student)
+    return f"{whole:,}" if learn == whole else f"{whole:,} ({learn:,} learn)"
 
 
 def facts_of(job: Job) -> dict[str, Any]:
@@ -254,6 +263,7 @@ def facts_of(job: Job) -> dict[str, Any]:
             "tutelage": __version__,
             "python": platform.python_version(),
             **{name: metadata.version(name) for name in packages},
+            **versions_of(term.loss for arm in job.arms.values() for term in arm.objective.terms),
             "system": platform.platform(),
             "processor": platform.processor() or platform.machine(),
             "threads": str(job.threads or torch.get_num_threads()),

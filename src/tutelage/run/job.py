@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,57 +10,48 @@ import torch
 from torch import nn
 
 from tutelage import losses
-from tutelage.attacks import Attack
-from tutelage.data import SOURCES, Examples, Splits, Views, as_model_input, fold_of, load
-from tutelage.errors import InputError, Problem, RecipeError
-from tutelage.models import NETS, ModelSpec, build
-from tutelage.objective import Objective, Term
-from tutelage.recipe import Recipe, ScheduleSpec, Student, TermSpec, Train, check_names, dump
+from tutelage.data import SOURCES, Examples, Splits, Views, as_model_input, fold_of, labelled_ids, load
+from tutelage.data.balance import long_tail
+from tutelage.data.unlabelled import with_unlabelled
+from tutelage.errors import InputError, RecipeError
+from tutelage.evaluation.robust import check_attackable
+from tutelage.extensions import offers
+from tutelage.models import NETS, Adapter, ModelSpec, adapt, build
+from tutelage.objective import Objective
+from tutelage.recipe import Recipe, Student, Train, check_names, dump
+from tutelage.recipe.attacks import RobustnessSpec
+from tutelage.recipe.schema import Teacher as TeacherSpec
+from tutelage.run.armplan import ArmPlan, arms_of, objective_of
+from tutelage.run.classweights import weigh_classes
+from tutelage.run.combination import check_alone, combination
 from tutelage.run.storeplan import StorePlan, store_plan
-from tutelage.schedules import Schedule
-from tutelage.teachers import Teacher
+from tutelage.run.teacherplan import TeacherPlan, teacher_plan
+from tutelage.teachers.ensemble import places_of_each
 
 __all__ = [
-    "ArmPlan",
     "Job",
     "StudentPlan",
     "TeacherPlan",
-    "arms_of",
     "facts_of_data",
     "job_of_recipe",
-    "objective_of",
     "statistics",
+    "student_plan",
 ]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class TeacherPlan:
-    """How to come by a teacher: it was given, or it is built, and then loaded or trained."""
-
-    given: Teacher | None = None
-    module: nn.Module | None = None  # the module behind a given teacher, where there is one
-    build: Callable[[], nn.Module] | None = None  # called with torch's generator seeded
-    weights: Path | None = None
-    train: Train | None = None
-    seed: int = 0
-    describes: str = ""  # enough text to tell two untrained teachers apart
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StudentPlan:
     """How a student is built, and the facts by which its file is built again."""
 
-    build: Callable[[], nn.Module]  # called with torch's generator seeded
+    build: Callable[[], nn.Module]  # as it begins to learn; called with torch's generator seeded
     config: Mapping[str, object] = field(default_factory=dict)
+    plain: Callable[[], nn.Module] | None = None  # what its file fits, where that is another one: without adapters
+    weights: Path | None = None  # what every seed begins with
+    start: int = 0  # added to the run's seed for the first weights
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ArmPlan:
-    """One student by one method: what a run trains for every seed."""
-
-    student: str  # its name, "" where there is one
-    method: str
-    objective: Objective
+    def anew(self) -> nn.Module:
+        """A module that the student's file fills, whatever it holds now."""
+        return (self.plain or self.build)()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,12 +74,64 @@ class Job:
     latency: bool = True
     trackers: tuple[str, ...] = ()
     store: StorePlan | None = None  # None: the teacher answers anew at every step
+    balance: str = "none"  # what an epoch shows of classes that are not equally frequent
+    attack: RobustnessSpec | None = None  # by which every model is judged as well
+    notices: tuple[str, ...] = ()  # what a person should know before it starts
+    labelled: torch.Tensor | None = None  # (K,) ids of the training examples that have labels; None where all have
+
+    def __post_init__(self) -> None:
+        partly = self.labelled is not None
+        if partly and (self.views.soft_targets or self.balance != "none"):
+            raise InputError(
+                "mixup, cutmix and balanced classes need a label for every example, but some have none",
+                where="data.labelled", fix="turn them off, or leave `labelled` out",
+            )  # fmt: skip
+        if partly and any("partner_logits" in arm.objective.needs for arm in self.arms.values()):
+            raise InputError(
+                "an arm reads partners of the same class, but not every example's class is known",
+                where="data.labelled", fix="leave `labelled` out, or choose another loss",
+            )  # fmt: skip
+        if self.balance == "over" and self.views.random and self.store is not None and self.store.views == "replay":
+            raise InputError(
+                "a store that replays has one view of an example for each epoch, but `data.balance: over` shows rare "
+                "examples in several",
+                where="teacher.store.views", given="views: replay", expected="a number of recorded views",
+                fix="write views: 4, or leave the store out",
+            )  # fmt: skip
+
+    @property
+    def teaching(self) -> Job:
+        """The job as a teacher is trained by it: on the examples that have labels."""
+        if self.labelled is None:
+            return self
+        train = self.splits.train
+        rows = torch.isin(train.ids, self.labelled).nonzero().flatten()
+        return replace(self, splits=replace(self.splits, train=train.take(rows)), labelled=None)
 
     @property
     def teacher_places(self) -> tuple[str, ...]:
         """The teacher's layers whose outputs are asked for, by arms or by the store."""
         wanted = [place for arm in self.arms.values() for place in arm.objective.teacher_places]
+        if self.teacher.name:
+            wanted = list(self.teacher.places)
         return tuple(dict.fromkeys([*wanted, *(self.store.features if self.store is not None else ())]))
+
+    @property
+    def members(self) -> dict[str, Job]:
+        """The job as each of several teachers sees it, by its name; one alone has none."""
+        plans = self.teacher.members
+        if not plans:
+            return {"": self}
+        places = places_of_each(self.teacher_places, list(plans))
+        return {
+            name: replace(self, teacher=replace(plan, places=tuple(places[name])), store=plan.store)
+            for name, plan in plans.items()
+        }
+
+    @property
+    def recorded(self) -> int:
+        """From how many recorded views epochs are drawn; 0 where nothing is stored, or all that is seen."""
+        return max(one.store.recorded if one.store is not None else 0 for one in self.members.values())
 
 
 def job_of_recipe(recipe: Recipe, *, trust: bool, store: Path | str | None = None) -> Job:
@@ -103,11 +146,12 @@ def job_of_recipe(recipe: Recipe, *, trust: bool, store: Path | str | None = Non
         RecipeError: names that nothing answers to; all of them together.
         InputError, DataError, ModelError: what the rooms say of their part.
     """
-    problems = list(check_names(recipe, losses=losses.__all__, models=sorted(NETS), sources=sorted(SOURCES)))
+    named = [*losses.__all__, *(offer.name for offer in offers())]
+    problems = list(check_names(recipe, losses=named, models=sorted(NETS), sources=sorted(SOURCES)))
     if problems:
         raise RecipeError(problems)
     views = Views(**recipe.data.views.model_dump())
-    methods = {name: objective_of(terms, f"arms.{name}") for name, terms in recipe.arms.items()}
+    methods = {name: objective_of(terms, f"arms.{name}", trust=trust) for name, terms in recipe.arms.items()}
     _check_labels(methods, views)
     source = recipe.data
     splits = load(
@@ -125,6 +169,16 @@ def job_of_recipe(recipe: Recipe, *, trust: bool, store: Path | str | None = Non
         # The first rows in the order of ids are a fixed random sample, since ids are hashes.
         train = splits.train.take(torch.arange(source.limit))
         splits = replace(splits, train=train)
+    if source.longtail is not None:
+        splits = replace(splits, train=long_tail(splits.train, source.longtail))
+    labelled = None if source.labelled == 1.0 else labelled_ids(splits.train, source.labelled)
+    notices: tuple[str, ...] = ()
+    if source.unlabelled is not None:
+        splits, own, told = with_unlabelled(splits, source.unlabelled, image_size=source.image_size)
+        labelled, notices = own if labelled is None else labelled, (f"data: {told}",)
+    methods = weigh_classes(methods, splits.train, balance=source.balance)
+    if recipe.report.attack is not None:
+        check_attackable(splits.test)
     mean, std = statistics(splits.train)
     classes = len(splits.train.classes)
 
@@ -134,17 +188,18 @@ def job_of_recipe(recipe: Recipe, *, trust: bool, store: Path | str | None = Non
 
     def learner(name: str, spec: Student) -> StudentPlan:
         role = f"student {name}" if name else "student"
-        facts = {"model": spec.model, "args": dict(spec.args)}
-        return StudentPlan(builder(ModelSpec(spec.model, spec.args, None), role), facts | facts_of_data(splits))
+        return student_plan(spec, lambda model: builder(model, role), facts_of_data(splits))
 
-    teacher = ModelSpec(recipe.teacher.model, recipe.teacher.args, None)
-    plan = TeacherPlan(
-        build=builder(teacher, "teacher"),
-        weights=Path(recipe.teacher.weights) if recipe.teacher.weights else None,
-        train=recipe.teacher.train,
-        seed=recipe.teacher.seed,
-        describes=f"{recipe.teacher.model} {dict(recipe.teacher.args)}",
-    )
+    def stored(name: str, spec: TeacherSpec) -> StorePlan | None:
+        return None if spec.store is None else store_plan(
+            spec.store, views, methods, classes=classes, seeds=recipe.seeds, train=recipe.train, root=store, member=name
+        )  # fmt: skip
+
+    plan = teacher_plan(recipe, builder, stored)
+    if recipe.combine is None:
+        check_alone(methods)
+    else:
+        plan = replace(plan, combine=combination(recipe.combine, list(plan.members), methods, views))
     return Job(
         name=recipe.name,
         config=dump(recipe),
@@ -161,19 +216,26 @@ def job_of_recipe(recipe: Recipe, *, trust: bool, store: Path | str | None = Non
         resamples=recipe.report.bootstrap,
         latency=recipe.report.latency,
         trackers=recipe.report.trackers,
-        store=None if recipe.teacher.store is None else store_plan(
-            recipe.teacher.store, views, methods, classes=classes, seeds=recipe.seeds, train=recipe.train, root=store
-        ),
-    )  # fmt: skip
+        balance=recipe.data.balance,
+        labelled=labelled,
+        notices=notices,
+        attack=recipe.report.attack,
+        store=plan.store,
+    )
 
 
-def arms_of(students: Iterable[str], methods: Mapping[str, Objective]) -> dict[str, ArmPlan]:
-    """Every student by every method: `distilled` where there is one student, `small.distilled` where there are more."""
-    return {
-        f"{student}.{method}" if student else method: ArmPlan(student, method, objective)
-        for student in students
-        for method, objective in methods.items()
-    }
+def student_plan(
+    spec: Student, builder: Callable[[ModelSpec], Callable[[], nn.Module]], facts: Mapping[str, object]
+) -> StudentPlan:
+    """A student of a recipe: how it begins to learn, and how its file is built again, for data of these facts."""
+    config = {"model": spec.model, "args": dict(spec.args), **facts}
+    plain = builder(ModelSpec(spec.model, spec.args, None))
+    if spec.weights is None and spec.adapter is None and not spec.frozen:
+        return StudentPlan(plain, config, start=spec.start)
+    weights = Path(spec.weights) if spec.weights is not None else None
+    origin = builder(ModelSpec(spec.model, spec.args, weights))
+    adapter = None if spec.adapter is None else Adapter(**spec.adapter.model_dump())
+    return StudentPlan(lambda: adapt(origin(), adapter, frozen=spec.frozen), config, plain, weights, spec.start)
 
 
 def facts_of_data(splits: Splits) -> dict[str, object]:
@@ -181,36 +243,6 @@ def facts_of_data(splits: Splits) -> dict[str, object]:
     mean, std = statistics(splits.train)
     shape, classes = list(splits.train.shape), list(splits.train.classes)
     return {"input_shape": shape, "classes": classes, "mean": mean, "std": std}
-
-
-def objective_of(terms: Sequence[TermSpec], where: str) -> Objective:
-    """Terms of a recipe -> an objective.
-
-    Raises:
-        RecipeError: options or temperatures that a loss does not take; all of them together.
-    """
-    made: list[Term] = []
-    problems: list[Problem] = []
-    for number, term in enumerate(terms):
-        try:
-            made.append(
-                Term(
-                    getattr(losses, term.loss),
-                    weight=_moving(term.weight),
-                    temperature=None if term.temperature is None else _moving(term.temperature),
-                    name=term.name,
-                    options=dict(term.options),
-                    at=[(place.student, place.teacher) for place in term.at],
-                    connector=term.connector,
-                    gradient=term.gradient,
-                    attack=None if term.attack is None else Attack(**term.attack.model_dump()),
-                )
-            )
-        except InputError as error:
-            problems.append(replace(error.problem, where=f"{where}.{number}"))
-    if problems:
-        raise RecipeError(problems)
-    return Objective(made)
 
 
 def statistics(train: Examples) -> tuple[list[float], list[float]]:
@@ -221,10 +253,6 @@ def statistics(train: Examples) -> tuple[list[float], list[float]]:
     inputs = inputs.double()
     mean, std = inputs.mean(axes), inputs.std(axes, correction=0)
     return mean.reshape(-1).float().tolist(), std.clamp(min=1e-6).reshape(-1).float().tolist()
-
-
-def _moving(value: float | ScheduleSpec) -> float | Schedule:
-    return value.build() if isinstance(value, ScheduleSpec) else value
 
 
 def _check_labels(arms: Mapping[str, Objective], views: Views) -> None:

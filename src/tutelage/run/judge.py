@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,19 @@ from tutelage.evaluation.cost import Latency, latency, multiply_adds, parameters
 from tutelage.evaluation.predict import ask, predict
 from tutelage.files import sha256
 from tutelage.models import load_weights
-from tutelage.objective import Objective, title_of
+from tutelage.objective import Objective, Term, title_of
 from tutelage.report import write_report
+from tutelage.run.armplan import ArmPlan
 from tutelage.run.cohorts import Workshop
 from tutelage.run.evalfiles import Kept, write_eval_file
-from tutelage.run.job import ArmPlan, Job
+from tutelage.run.job import Job
 from tutelage.run.pictures import forgotten_pictures
-from tutelage.run.students import read_facts, student_file
+from tutelage.run.robust import Attacks
+from tutelage.run.students import learned_of, read_facts, student_file
 from tutelage.run.teacher import TeacherInHand
 from tutelage.schedules import Schedule
 from tutelage.types import Batch
+from tutelage.words import COMPANIONS
 
 __all__ = ["describe", "judge"]
 
@@ -43,20 +47,22 @@ def judge(job: Job, shop: Workshop, teacher: TeacherInHand, *, wall_seconds: flo
     folder, test = shop.folder.path, job.splits.test
     shop.folder.manifest["test_looks"] += 1
     shop.folder.save()
-    module = teacher.module
-    judged = _judge_teacher(job, shop, teacher)
+    module, attacks = teacher.module, Attacks(job, shop)
+    judged = _judge_teacher(job, shop, teacher, attacks)
     arms: list[evaluation.Arm] = []
     timed: dict[str, nn.Module] = {}
+    learned: dict[str, int | None] = {}
     for name, plan in job.arms.items():
+        learned[name] = learned_of(student_file(folder, name, job.seeds[0]))
         for how in ("", *job.compress):
             students = []
             for seed in job.seeds:
                 shop.signals.check()
-                one, student = _judge_student(job, shop, name, seed, how)
+                one, student = _judge_student(job, shop, attacks, name, seed, how)
                 students.append(one)
                 if not how:  # a format changes the file, not the arithmetic: it is as fast
                     timed.setdefault(name, student)
-            arms.append(_arm(name, plan, how, students))
+            arms.append(_arm(name, plan, how, students, learned[name]))
     times: Mapping[str, Sequence[Latency]] = {}
     if job.latency:
         models = {"teacher": module, **timed} if module is not None else timed
@@ -81,6 +87,7 @@ def judge(job: Job, shop: Workshop, teacher: TeacherInHand, *, wall_seconds: flo
             answers=_answers(shop.folder.manifest),
         ),
         latency=times,
+        warnings=attacks.notices,
         teacher_val_accuracy=teacher.val_accuracy,
         val_labels=job.splits.val.targets.numpy(),
         train_labels=train_sample(job.splits).targets.numpy(),
@@ -89,43 +96,73 @@ def judge(job: Job, shop: Workshop, teacher: TeacherInHand, *, wall_seconds: flo
     headline = report["headline"]
     said = {arm.name: [np.asarray(one.logits) for one in arm.students] for arm in arms if arm.name == headline}
     report["pictures"] = forgotten_pictures(test, report["summary"]["forgotten"]["ids"], said)
+    if found := {name: count for name, count in learned.items() if count is not None}:
+        report["learned"] = found
+    if teacher.members:
+        report["teachers"] = _members(teacher)
     if "energy" in shop.folder.manifest:
         report["energy"] = shop.folder.manifest["energy"]
     write_report(folder, report)
     return report
 
 
-def _arm(name: str, plan: ArmPlan, how: str, students: Sequence[evaluation.Judged]) -> evaluation.Arm:
+def _arm(
+    name: str, plan: ArmPlan, how: str, students: Sequence[evaluation.Judged], learned: int | None
+) -> evaluation.Arm:
     """One arm as it was trained, or as one of its formats left it."""
-    words = describe(plan.objective)
+    words = describe(plan.objective) + ("" if learned is None else f"; {learned:,} parameters learned")
     return evaluation.Arm(
-        f"{name}.{how}" if how else name, students, plan.objective.needs_teacher, f"{words}; {how}" if how else words,
+        f"{name}.{how}" if how else name, students, plan.objective.distils, f"{words}; {how}" if how else words,
         student=plan.student, method=plan.method, of=name if how else "", compression=how,
     )  # fmt: skip
 
 
-def _judge_teacher(job: Job, shop: Workshop, teacher: TeacherInHand) -> evaluation.Judged:
+def _judge_teacher(job: Job, shop: Workshop, teacher: TeacherInHand, attacks: Attacks) -> evaluation.Judged:
     """What the teacher answers, and what it is."""
     answers = _answers_of(job, shop, "teacher", lambda part: ask(teacher.judged, part, shop.device.device))
     return evaluation.Judged(
         logits=answers["test"],
         parameters=parameters(teacher.module) if teacher.module is not None else 0,
-        file_bytes=teacher.file.stat().st_size if teacher.file else 0,
-        sha256=sha256(teacher.file) if teacher.file else "",
+        file_bytes=sum(file.stat().st_size for file in teacher.files),
+        sha256=_digest_of(teacher.files),
         curve=teacher.curve,
         val_logits=answers["val"],
         train_logits=answers["train"],
         multiply_adds=0 if teacher.module is None else _multiply_adds(job, shop, teacher.module),
+        robust=attacks("teacher", teacher.module),
     )
 
 
-def _judge_student(job: Job, shop: Workshop, name: str, seed: int, how: str) -> tuple[evaluation.Judged, nn.Module]:
+def _digest_of(files: Sequence[Path]) -> str:
+    """SHA-256 of a file; of several, of their sums one after the other."""
+    sums = [sha256(file) for file in files]
+    return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest() if sums else ""
+
+
+def _members(teacher: TeacherInHand) -> list[dict[str, Any]]:
+    """Each of several teachers by itself; the models' row is of all together."""
+    return [
+        {
+            "name": name,
+            "val_accuracy": one.val_accuracy,
+            "parameters": 0 if one.module is None else parameters(one.module),
+            "file_bytes": sum(file.stat().st_size for file in one.files),
+            "sha256": _digest_of(one.files),
+            "training": one.curve,
+        }
+        for name, one in teacher.members.items()
+    ]
+
+
+def _judge_student(
+    job: Job, shop: Workshop, attacks: Attacks, name: str, seed: int, how: str
+) -> tuple[evaluation.Judged, nn.Module]:
     """What one student answers, and the student."""
     path = student_file(shop.folder.path, name, seed, how)
     facts = read_facts(path)
     # Built anew and loaded: what is judged is the file, not what happens to be in memory.
     with torch.random.fork_rng():
-        student = job.students[job.arms[name].student].build()
+        student = job.students[job.arms[name].student].anew()
     load_weights(student, path)
     student.to(shop.device.device).eval()
     kept = f"{name}.{how}-seed-{seed}" if how else f"{name}-seed-{seed}"
@@ -141,6 +178,7 @@ def _judge_student(job: Job, shop: Workshop, name: str, seed: int, how: str) -> 
         val_logits=answers["val"],
         train_logits=answers["train"],
         multiply_adds=_multiply_adds(job, shop, student),
+        robust=attacks(kept, student),
     )
     return judged, student
 
@@ -184,12 +222,26 @@ def describe(objective: Objective) -> str:
         weight = term.weight.name if isinstance(term.weight, Schedule) else f"{term.weight:g}"
         text = title_of(term.loss) if weight == "1" else f"{weight} · {title_of(term.loss)}"
         extra = [f"T = {term.temperature.name}"] if isinstance(term.temperature, Schedule) else []
-        extra += [f"{key} = {value}" for key, value in term.options.items()]
+        extra += [f"{key} = {_shown(value)}" for key, value in term.options.items()]
         extra += [f"at {p.student}" if p.student == p.teacher else f"{p.student} → {p.teacher}" for p in term.places]
         extra += [f"gradient of {term.gradient}"] if term.slopes("student") or term.slopes("teacher") else []
         extra += [f"{term.attack}"] if term.attack is not None else []
+        extra += [f"from {term.speaker}"] if term.speaker is not None else []
+        extra += [f"{key} {value}" for key, value in term.companion.items() if value != _defaults(term).get(key)]
         words.append(text + (f" ({', '.join(extra)})" if extra else ""))
     return " + ".join(words)
+
+
+def _defaults(term: Term) -> dict[str, object]:
+    """The settings of what learns along for a term, as they are where nobody names them."""
+    return {key: value for word in term.companions for key, value in COMPANIONS[word].settings.items()}
+
+
+def _shown(value: object) -> str:
+    """An option in words; of many numbers how far they reach."""
+    if isinstance(value, Tensor) and value.numel() > 1:
+        return f"{float(value.min()):.3g}…{float(value.max()):.3g}"
+    return f"{value}"
 
 
 def _data_facts(job: Job, shop: Workshop) -> evaluation.DataFacts:
@@ -207,13 +259,18 @@ def _data_facts(job: Job, shop: Workshop) -> evaluation.DataFacts:
 
 
 def _answers(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What the report says of a store: all but where on this machine it lies."""
-    return {key: value for key, value in manifest["store"].items() if key != "place"} if "store" in manifest else None
+    """What the report says of a store, or of all stores of several teachers: all but where on this machine they lie."""
+    stores = [manifest["store"]] if "store" in manifest else list(manifest.get("stores", {}).values())
+    if not stores:
+        return None
+    sums = {key: sum(one[key] for one in stores) for key in ("rows", "asked", "seconds", "bytes")}
+    words = {key: ", ".join(dict.fromkeys(str(one[key]) for one in stores)) for key in ("key", "codec")}
+    return {**words, **sums, "views": stores[0]["views"]}
 
 
 def _snippet(job: Job) -> str:
     """How to load the headline's first student, from the folder of the run, wherever that was moved to."""
-    headline = next((name for name, arm in job.arms.items() if arm.objective.needs_teacher), next(iter(job.arms)))
+    headline = next((name for name, arm in job.arms.items() if arm.objective.distils), next(iter(job.arms)))
     path = student_file(Path(), headline, job.seeds[0])
     if job.students[job.arms[headline].student].config.get("model") is None:
         return (

@@ -15,16 +15,19 @@ from torch import nn
 from tutelage import losses
 from tutelage.data import Splits, Views, from_arrays, load
 from tutelage.errors import InputError
-from tutelage.models import ModelSpec, build, state_digest
+from tutelage.models import ModelSpec, build, merge, state_digest
 from tutelage.objective import Loss, Objective, Term
-from tutelage.recipe import RESUMABLE, Train, store_settings, train_settings
+from tutelage.recipe import RESUMABLE, Student, Train, from_mapping, store_settings, train_settings
+from tutelage.run.armplan import arms_of
 from tutelage.run.execute import Run, execute
-from tutelage.run.job import Job, StudentPlan, TeacherPlan, arms_of, facts_of_data, statistics
+from tutelage.run.job import Job, StudentPlan, TeacherPlan, facts_of_data, statistics, student_plan
 from tutelage.run.judge import describe
 from tutelage.run.storeplan import store_plan
 from tutelage.teachers import EnsembleTeacher, Teacher, as_teacher
 
 __all__ = ["distill"]
+
+_BEGINNINGS = frozenset({"weights", "adapter", "frozen", "start"})  # what a description may say of how a student begins
 
 Data = Splits | str | tuple[Any, Any]
 Model = str | Mapping[str, Any] | nn.Module | Callable[[], nn.Module]
@@ -54,7 +57,9 @@ def distill(
         teacher: a trained torch module, anything that answers, or the name of a model to train first ("cnn", or
             {"model": "cnn", "args": {"width": 64}}).
         student: a module (every arm and seed starts from its weights), a function that builds one (called anew for
-            every seed), or the name of a model; or several of these by name, as {"small": …, "tiny": …}.
+            every seed), or the name of a model; or several of these by name, as {"small": …, "tiny": …}. Where only
+            parts of it are to learn: {"model": …, "weights": …, "adapter": {"rank": 8}}, or a module that
+            `tutelage.models.adapt` returned.
         data: splits, the name of a source ("digits"), or (inputs, labels) to be split.
         out: the run's folder. The same call again continues a run that was stopped.
         objective: terms of the arm "distilled"; by default 0.9 · soft_target at T = 4 and 0.1 · cross_entropy.
@@ -93,8 +98,7 @@ def distill(
     plans: dict[str, StudentPlan] = {}
     descriptions: dict[str, str] = {}
     for name, one in _students(student).items():
-        make, descriptions[name], config = _student(one, builder)
-        plans[name] = StudentPlan(make, config | facts_of_data(splits) if config else {})
+        plans[name], descriptions[name] = _student(one, builder, facts_of_data(splits))
     record: dict[str, Any] = {
         "student": descriptions.get("") or descriptions,
         "teacher": plan.describes,
@@ -203,18 +207,35 @@ def _students(student: Model | Mapping[str, Model]) -> dict[str, Model]:
 
 
 def _student(
-    student: Model, builder: Callable[[ModelSpec], Callable[[], nn.Module]]
-) -> tuple[Callable[[], nn.Module], str, dict[str, Any]]:
-    """How to build it, how to record it, and the facts that build it again."""
+    student: Model, builder: Callable[[ModelSpec], Callable[[], nn.Module]], facts: Mapping[str, object]
+) -> tuple[StudentPlan, str]:
+    """How to build it, beside the facts that build it again, and how to record it."""
+    if isinstance(student, Mapping) and set(student) & _BEGINNINGS:
+        spec = _described(student)
+        parts = ", ".join(f"{key} {value}" for key, value in spec.model_dump(exclude_defaults=True).items())
+        return student_plan(spec, builder, facts), parts
     if isinstance(student, (str, Mapping)):
-        spec = _spec(student, "student")
-        return builder(spec), f"{spec.name} {dict(spec.args)}", {"model": spec.name, "args": dict(spec.args)}
+        named = _spec(student, "student")
+        config = {"model": named.name, "args": dict(named.args), **facts}
+        return StudentPlan(builder(named), config), f"{named.name} {dict(named.args)}"
     if isinstance(student, nn.Module):
         kept = copy.deepcopy(student)
-        return lambda: copy.deepcopy(kept), state_digest(kept), {}
+        plain = merge(kept)
+        return StudentPlan(lambda: copy.deepcopy(kept), {}, lambda: copy.deepcopy(plain)), state_digest(kept)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         example = student()
     if not isinstance(example, nn.Module):
         raise InputError("the student's builder returns no module", given=type(example).__name__)
-    return student, hashlib.sha256(f"{example} {state_digest(example)}".encode()).hexdigest(), {}
+    digest = hashlib.sha256(f"{example} {state_digest(example)}".encode()).hexdigest()
+    return StudentPlan(student, {}, lambda: merge(student())), digest
+
+
+def _described(student: Mapping[str, Any]) -> Student:
+    """A student in the words of a recipe, read as a recipe's, with its messages."""
+    given = {key: str(value) if isinstance(value, Path) else value for key, value in student.items()}
+    rest = {"name": "python", "data": {"source": "arrays"}, "train": {"epochs": 1}}
+    rest["teacher"] = {"model": "mlp", "train": {"epochs": 1}}
+    spec = from_mapping({**rest, "student": given}).student
+    assert spec is not None
+    return spec

@@ -10,10 +10,21 @@ from torch import nn
 
 from tutelage.errors import DamagedError, ModelError
 from tutelage.files import read_json, sha256, write_json
-from tutelage.models import ModelSpec, build, load_weights, save_weights
+from tutelage.models import (
+    ModelSpec,
+    build,
+    is_adapted,
+    learning_count,
+    load_weights,
+    merge,
+    parameter_count,
+    save_weights,
+)
+from tutelage.run.folder import RunFolder
+from tutelage.run.job import StudentPlan
 from tutelage.training import Arm
 
-__all__ = ["load_student", "read_facts", "save_student", "student_file"]
+__all__ = ["learned_of", "load_student", "read_facts", "same_beginning", "save_student", "student_file"]
 
 
 def student_file(root: Path, arm: str, seed: int, compression: str = "") -> Path:
@@ -25,18 +36,50 @@ def student_file(root: Path, arm: str, seed: int, compression: str = "") -> Path
 def save_student(path: Path, arm: Arm, config: Mapping[str, Any], compress: Sequence[str] = ()) -> None:
     """Write the last and the best weights by validation, these also in the formats of `compress`.
 
-    `student.json`, written last, says that all are whole.
+    Adapters are merged into what they adapted: the files fit the plain architecture. `student.json`, written last, says
+    that all are whole, and how many parameters learned where that is not all.
     """
-    save_weights(arm.student, path.with_name("last.safetensors"))
+    save_weights(merge(arm.student), path.with_name("last.safetensors"))
     arm.student.load_state_dict(arm.best)
-    save_weights(arm.student, path)
+    plain, learned = merge(arm.student), learning_count(arm.student)
+    save_weights(plain, path)
     sums = {"sha256": sha256(path)}
     for how in compress:
         file = path.with_name(f"student.{how}.safetensors")
-        save_weights(arm.student, file, how=how)
+        save_weights(plain, file, how=how)
         sums[f"sha256.{how}"] = sha256(file)
     facts = {**sums, "kept_epoch": arm.best_epoch, "curve": arm.curve, **config}
+    if is_adapted(arm.student) or learned < parameter_count(plain):
+        facts["learned"] = learned
     write_json(path.with_name("student.json"), facts)
+
+
+def learned_of(path: Path) -> int | None:
+    """How many parameters of a saved student learned; None where all did."""
+    learned = read_json(path.with_name("student.json")).get("learned")
+    return None if learned is None else int(learned)
+
+
+def same_beginning(folder: RunFolder, students: Mapping[str, StudentPlan]) -> None:
+    """All seeds of a run begin with the same weights, also those that are trained after a stop.
+
+    Raises:
+        ModelError: a student's file of weights is not the one that this run began with.
+    """
+    for name, plan in students.items():
+        if plan.weights is None:
+            continue
+        now = sha256(plan.weights)
+        before = folder.manifest.setdefault("begins", {}).setdefault(name, now)
+        if now != before:
+            raise ModelError(
+                "the student's weights are not those that this run began with",
+                where=str(plan.weights),
+                given=now[:16],
+                expected=str(before)[:16],
+                fix="bring the old weights back, or choose another folder with --out",
+            )
+    folder.save()
 
 
 def read_facts(path: Path) -> dict[str, Any]:

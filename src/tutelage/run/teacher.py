@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -17,16 +18,20 @@ from tutelage.errors import DamagedError, ModelError, TutelageError
 from tutelage.evaluation.predict import ask, predict, validation_scores
 from tutelage.files import cache_folder, read_json, sha256, write_json
 from tutelage.losses import cross_entropy
-from tutelage.models import load_weights, save_weights
+from tutelage.models import load_weights, save_weights, state_digest
 from tutelage.objective import Objective
+from tutelage.run.armplan import ArmPlan
+from tutelage.run.arms import check_learning
 from tutelage.run.classnames import NAMES_FIX, contradiction, meet_by_name, names_of
 from tutelage.run.cohorts import Workshop, train_cohort
-from tutelage.run.job import ArmPlan, Job
+from tutelage.run.job import Job
 from tutelage.taps import Taps
 from tutelage.teachers import EnsembleTeacher, ModuleTeacher, Teacher
 from tutelage.training import make_device
 
-__all__ = ["TeacherInHand", "is_ready", "obtain_teacher", "teacher_key"]
+__all__ = ["TeacherInHand", "check_teacher", "is_ready", "obtain_teacher", "teacher_key"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,6 +43,22 @@ class TeacherInHand:
     file: Path | None
     val_accuracy: float
     curve: list[dict[str, float]]
+    members: Mapping[str, TeacherInHand] = field(default_factory=dict)  # several, by name
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Of its weights: one, none where it was given, one for each of several."""
+        own = () if self.file is None else (self.file,)
+        return (*own, *(file for one in self.members.values() for file in one.files))
+
+    @property
+    def identity(self) -> str:
+        """The same wherever and however fast it answers: a digest of its weights, of several with how they combine."""
+        if isinstance(self.teacher, EnsembleTeacher):
+            settings = [self.teacher.how, self.teacher.weights, self.teacher.temperature, self.teacher.seed]
+            facts = [*settings, {name: one.identity for name, one in self.members.items()}]
+            return _digest(facts) if self.members else self.teacher.fingerprint()
+        return self.teacher.fingerprint() if self.module is None else state_digest(self.module)
 
     @property
     def judged(self) -> Teacher:
@@ -46,13 +67,15 @@ class TeacherInHand:
 
 
 def obtain_teacher(job: Job, shop: Workshop) -> TeacherInHand:
-    """Come by the teacher of a job, and ask it about the validation part.
+    """Come by the teacher of a job, or by all of several, and ask it about the validation part.
 
     Raises:
         ModelError: it does not fit the data.
         DamagedError: its weights are damaged.
     """
     plan = job.teacher
+    if plan.members:
+        return _several(job, shop)
     file: Path | None = None
     curve: list[dict[str, float]] = []
     if plan.given is not None:
@@ -66,14 +89,14 @@ def obtain_teacher(job: Job, shop: Workshop) -> TeacherInHand:
         _check_places(job, module)
         if plan.weights is not None:
             for notice in load_weights(module, plan.weights):
-                shop.folder.tell(f"teacher: {notice}")
+                shop.folder.tell(f"{plan.title}: {notice}")
         elif plan.train is not None:
             curve = _trained(job, module, shop)
         own, data = names_of(module, plan.weights), job.splits.train.classes
         moved = meet_by_name(module, own, data)
         if moved is not None:
-            shop.folder.tell(f"teacher: {moved}")
-        file = shop.folder.path / "teacher" / "teacher.safetensors"
+            shop.folder.tell(f"{plan.title}: {moved}")
+        file = shop.folder.path / "teacher" / f"{plan.slug}.safetensors"
         if shop.device.rank == 0:
             save_weights(module, file)
             # Whoever takes this file for weights meets its classes by name, too.
@@ -87,15 +110,61 @@ def obtain_teacher(job: Job, shop: Workshop) -> TeacherInHand:
     classes = len(job.splits.val.classes)
     if logits.shape != (len(job.splits.val), classes):
         raise ModelError(
-            f"the teacher answers with {logits.shape[-1]} classes, the data has {classes}",
+            f"the {plan.title} answers with {logits.shape[-1]} classes, the data has {classes}",
             fix="use a teacher that was trained on these classes",
         )
     accuracy = validation_scores(logits, job.splits.val.targets)["accuracy"]
     wrong = contradiction(module, logits, job.splits.val.targets)
     if wrong is not None:
-        raise ModelError(f"the teacher's class names contradict its answers: {wrong}", fix=NAMES_FIX)
-    shop.folder.tell(f"teacher: {accuracy:.2%} of the validation part")
+        raise ModelError(f"the {plan.title}'s class names contradict its answers: {wrong}", fix=NAMES_FIX)
+    shop.folder.tell(f"{plan.title}: {accuracy:.2%} of the validation part")
     return replace(hand, val_accuracy=accuracy)
+
+
+def _several(job: Job, shop: Workshop) -> TeacherInHand:
+    """Come by every teacher, and make one of them; those that cost nothing first, since what is wrong comes out so."""
+    jobs = job.members
+    hands: dict[str, TeacherInHand] = {}
+    for name, one in sorted(jobs.items(), key=lambda item: item[1].teacher.train is not None):
+        hands[name] = _named(one, lambda one=one: obtain_teacher(one, shop))  # type: ignore[misc]
+    members = {name: hands[name] for name in jobs}
+    teacher = EnsembleTeacher([one.teacher for one in members.values()], **job.teacher.combine)
+    hand = TeacherInHand(teacher, teacher.panel(), None, 0.0, [], members)
+    logits = ask(hand.judged, shop.plain(job.splits.val), shop.device.device)
+    accuracy = validation_scores(logits, job.splits.val.targets)["accuracy"]
+    shop.folder.tell(f"teachers together, by {teacher.judged().how}: {accuracy:.2%} of the validation part")
+    return replace(hand, val_accuracy=accuracy)
+
+
+def check_teacher(job: Job) -> None:
+    """Build every teacher that has to be built, and look for the layers that are asked for, before any costs time.
+
+    Raises:
+        ModelError: one cannot be built, or has no such layer.
+        InputError: one cannot be trained as it says.
+    """
+    for one in job.members.values():
+        plan = one.teacher
+        if plan.build is None or (plan.train is None and not plan.name):
+            continue
+        with torch.random.fork_rng():
+            module = plan.build()
+        if plan.train is not None:
+            check_learning(plan.train, module)
+        if plan.name:
+            _named(one, lambda one=one, module=module: _check_places(one, module))  # type: ignore[misc]
+
+
+def _named(job: Job, act: Callable[[], T]) -> T:
+    """Do something for one of several teachers, so that what is wrong with it bears its name."""
+    try:
+        return act()
+    except (ModelError, DamagedError) as error:
+        told, title = error.problem, job.teacher.title
+        if not job.teacher.name or title in told.what:
+            raise
+        where = f"{title}, {told.where}" if told.where else title
+        raise type(error)(told.what, where=where, given=told.given, expected=told.expected, fix=told.fix) from error
 
 
 def _check_places(job: Job, module: nn.Module) -> None:
@@ -112,6 +181,8 @@ def _check_places(job: Job, module: nn.Module) -> None:
 def is_ready(job: Job) -> bool:
     """Whether a job's teacher can be had without training it."""
     plan = job.teacher
+    if plan.members:
+        return all(map(is_ready, job.members.values()))
     if plan.build is None or plan.weights is not None or plan.train is None:
         return True
     with torch.random.fork_rng():
@@ -138,7 +209,7 @@ def _as_fast_teacher(job: Job, module: nn.Module, shop: Workshop) -> Teacher:
 def _trained(job: Job, module: nn.Module, shop: Workshop) -> list[dict[str, float]]:
     """Train the teacher, or take it from the cache where the same one was trained before."""
     assert job.teacher.train is not None
-    key = teacher_key(job, module)
+    key, title = teacher_key(job, module), job.teacher.title
     home = cache_folder() / "teachers" / key
     cached, facts = home / "teacher.safetensors", home / "teacher.json"
     if facts.is_file():
@@ -149,15 +220,16 @@ def _trained(job: Job, module: nn.Module, shop: Workshop) -> list[dict[str, floa
             load_weights(module, cached)
         except (DamagedError, ModelError, OSError, KeyError) as error:
             # A cache can be made again; saying so is enough.
-            shop.folder.tell(f"teacher: the cached one cannot be used ({error.args[0]}); training it again")
+            shop.folder.tell(f"{title}: the cached one cannot be used ({error.args[0]}); training it again")
             shutil.rmtree(home, ignore_errors=True)
         else:
-            shop.folder.tell(f"teacher: found in the cache ({home})")
+            shop.folder.tell(f"{title}: found in the cache ({home})")
             return [dict(row) for row in known["curve"]]
+    slug = job.teacher.slug
     arm = train_cohort(
-        job, _own_precision(job, shop), name="teacher", seed=job.teacher.seed, train=job.teacher.train, teacher=None,
-        arms={"teacher": ArmPlan("", "teacher", Objective([cross_entropy]))}, builds={"": lambda: module},
-    )["teacher"]  # fmt: skip
+        job.teaching, _own_precision(job, shop), name=slug, seed=job.teacher.seed, train=job.teacher.train,
+        teacher=None, arms={slug: ArmPlan("", "teacher", Objective([cross_entropy]))}, builds={"": lambda: module},
+    )[slug]  # fmt: skip
     module.load_state_dict(arm.best)
     if shop.device.rank == 0:
         try:
@@ -165,7 +237,7 @@ def _trained(job: Job, module: nn.Module, shop: Workshop) -> list[dict[str, floa
             write_json(facts, {"sha256": sha256(cached), "curve": arm.curve, "describes": job.teacher.describes})
         except TutelageError as error:
             # The teacher is in the run's own folder; without a cache the next run trains its own.
-            shop.folder.tell(f"teacher: it cannot be kept in the cache ({error.problem.what})")
+            shop.folder.tell(f"{title}: it cannot be kept in the cache ({error.problem.what})")
     return arm.curve
 
 
@@ -186,10 +258,14 @@ def teacher_key(job: Job, module: nn.Module) -> str:
         "format": 1,
         "model": str(module),
         "describes": job.teacher.describes,
-        "data": job.splits.fingerprint,
+        "data": job.teaching.splits.fingerprint,
         "views": str(job.views),
         "train": train,
         "seed": job.teacher.seed,
         "torch": torch.__version__,
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+    return _digest(facts)[:32]
+
+
+def _digest(facts: object) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

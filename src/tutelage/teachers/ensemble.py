@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tutelage.data.draws import mix, uniform
-from tutelage.errors import InputError, ModelError
+from tutelage.data.draws import Stream, mix, uniform
+from tutelage.errors import InputError, ModelError, nearest
 from tutelage.losses.targets import as_float, dense
 from tutelage.teachers.combining import (
     TAKES,
@@ -30,18 +30,16 @@ from tutelage.teachers.combining import (
 from tutelage.teachers.protocol import Teacher, as_teacher
 from tutelage.types import Batch, Outputs, Sampled
 
-__all__ = ["EnsembleTeacher", "Panel"]
-
-# What a member is drawn for, beside the streams of `data.draws`: no view is drawn with this number.
-_MEMBER = 1001
+__all__ = ["EnsembleTeacher", "Panel", "places_of_each"]
 
 
 @final
 class EnsembleTeacher:
     """Several teachers of the same classes as one.
 
-    Members' features are answered as "<number>.<place>", numbered from 0; the random forms answer none, since another
-    member speaks each time. Members may be anything that answers with all logits: modules, tables, stores, ensembles.
+    Members' features are answered as "<name>.<place>", where a member without a name has its number, from 0; the random
+    forms answer none, since another member speaks each time. Members may be anything that answers with all logits:
+    modules, tables, stores, ensembles.
 
     Args:
         teachers: the members, at least one.
@@ -55,10 +53,12 @@ class EnsembleTeacher:
         seed: of the random forms, 0 where left out. Who is drawn for an example depends on (seed, view, id), for a
             batch on (seed, view, its ids): the same in every arm, run and process. Where views are not random, an
             example keeps its member in all epochs.
-        places: layers of members that are torch modules, as "<number>.<path or pattern>", or "*.<pattern>" of all.
+        places: layers of members that are torch modules, as "<name>.<path or pattern>", or "*.<pattern>" of all.
+        names: what places and messages call the members, one each, without a point; their numbers where left out.
 
     Raises:
-        InputError: no members, an unknown form, or an option that is out of range or means nothing for this form.
+        InputError: no members, an unknown form, an option that is out of range or means nothing for this form, or not
+            one name for each.
         ModelError: a place that no layer has.
     """
 
@@ -71,6 +71,7 @@ class EnsembleTeacher:
         temperature: float | None = None,
         seed: int | None = None,
         places: Sequence[str] = (),
+        names: Sequence[str] | None = None,
     ) -> None:
         if not isinstance(teachers, Sequence) or not teachers:
             raise InputError(
@@ -79,12 +80,13 @@ class EnsembleTeacher:
                 expected="a list of teachers",
             )
         check_options(how, {"weights": weights, "temperature": temperature, "seed": seed})
-        own = _places_of_each(places, len(teachers))
+        self.names = _names(names, len(teachers))
+        own = places_of_each(places, self.names)
         self.how = how
         self.temperature = 1.0 if temperature is None else float(temperature)
         self.seed = 0 if seed is None else int(seed)
         self.weights = shares_of(weights, len(teachers))
-        self.members = tuple(as_teacher(one, own[number]) for number, one in enumerate(teachers))
+        self.members = tuple(as_teacher(one, own[name]) for name, one in zip(self.names, teachers, strict=True))
         self._classes: tuple[int, int] | None = None  # of the first member that answered: its number, its classes
 
     @property
@@ -130,7 +132,8 @@ class EnsembleTeacher:
             logits = [self._logits(number, answer, len(batch)) for number, answer in enumerate(answers)]
             kind = _common_type(logits)
             stack = torch.stack([one.to(kind) for one in logits])
-            features = {f"{k}.{place}": value for k, one in enumerate(answers) for place, value in one.features.items()}
+            said = zip(self.names, answers, strict=True)
+            features = {f"{name}.{place}": value for name, one in said for place, value in one.features.items()}
             return Outputs(self.combined(stack, batch.target), features, members=stack)
 
     def combined(self, stack: Tensor, target: Tensor | None = None) -> Tensor:
@@ -162,10 +165,10 @@ class EnsembleTeacher:
         ids = batch.ids.cpu().numpy()
         if self.how == "random_step":
             # One word for the batch, whatever the order of its rows: their words added up, which wraps around.
-            word = int(mix(self.seed, batch.view, _MEMBER, ids).sum()) >> 1
-            numbers = uniform(self.seed, batch.view, np.full(len(ids), word, dtype=np.int64), _MEMBER)
+            word = int(mix(self.seed, batch.view, Stream.MEMBER, ids).sum()) >> 1
+            numbers = uniform(self.seed, batch.view, np.full(len(ids), word, dtype=np.int64), Stream.MEMBER)
         else:
-            numbers = uniform(self.seed, batch.view, ids, _MEMBER)
+            numbers = uniform(self.seed, batch.view, ids, Stream.MEMBER)
         weights = np.array(self.weights)
         asked = weights.nonzero()[0]
         bounds = weights[asked].cumsum()
@@ -204,7 +207,7 @@ class EnsembleTeacher:
             kept = logits.indices.shape[-1]
             if isinstance(logits, Sampled) or kept != logits.classes:
                 raise ModelError(
-                    f"member {number} of the ensemble answers with a part of its classes",
+                    f"member {self.names[number]} of the ensemble answers with a part of its classes",
                     given=f"{kept} of {logits.classes}",
                     expected="all logits",
                     fix="store its answers with a codec that keeps all: fp32, fp16, bf16 or int8",
@@ -212,7 +215,7 @@ class EnsembleTeacher:
         whole = as_float(dense(logits, "an ensemble"))
         if whole.ndim != 2 or len(whole) != rows:
             raise ModelError(
-                f"member {number} of the ensemble does not answer with logits",
+                f"member {self.names[number]} of the ensemble does not answer with logits",
                 given=tuple(whole.shape),
                 expected=f"a tensor of shape ({rows}, C)",
             )
@@ -220,7 +223,8 @@ class EnsembleTeacher:
         if whole.shape[-1] != classes:
             raise ModelError(
                 "the members of an ensemble do not know the same classes",
-                given=f"member {first} answers with {classes} classes, member {number} with {whole.shape[-1]}",
+                given=f"member {self.names[first]} answers with {classes} classes, "
+                f"member {self.names[number]} with {whole.shape[-1]}",
                 expected="one number of classes",
                 fix="use teachers that were trained on the same classes",
             )
@@ -247,21 +251,49 @@ class Panel(nn.Module):
         return self._judge.combined(torch.stack([as_float(member(x)) for member in self.members]))
 
 
-def _places_of_each(places: Sequence[str], count: int) -> list[list[str]]:
-    """Places of an ensemble -> those of each member."""
-    own: list[list[str]] = [[] for _ in range(count)]
+def places_of_each(places: Sequence[str], names: Sequence[str]) -> dict[str, list[str]]:
+    """Places of an ensemble -> those of each member, by its name.
+
+    Raises:
+        InputError: a place that names no member, or nothing of it.
+    """
+    own: dict[str, list[str]] = {name: [] for name in names}
     for place in places:
-        number, _, path = place.partition(".")
-        known = number == "*" or (number.isdecimal() and int(number) < count)
-        if not known or not path:
-            raise InputError(
-                f"the place `{place}` does not say of which teacher",
-                expected=f"<number>.<layer> with a number from 0 to {count - 1}, or *.<layer> for all",
-                fix=f"for instance `0.{place if not number.isdecimal() else 'net.1'}`",
-            )
-        for member in range(count) if number == "*" else [int(number)]:
+        name, _, path = place.partition(".")
+        if not (name == "*" or name in own) or not path:
+            raise _nobody(place, names)
+        for member in names if name == "*" else [name]:
             own[member].append(path)
     return own
+
+
+def _nobody(place: str, names: Sequence[str]) -> InputError:
+    """What is wrong with a place that names no member."""
+    name, _, path = place.partition(".")
+    numbered = list(names) == [str(number) for number in range(len(names))]
+    known = f"a number from 0 to {len(names) - 1}" if numbered else f"one of {', '.join(names)}"
+    close = nearest(name, names)
+    if not numbered and close.startswith("did you mean"):
+        fix = f"{close.removesuffix('`?')}.{path or 'net.1'}`?"
+    else:
+        fix = f"for instance `{names[0]}.{place if not name.isdecimal() else 'net.1'}`"
+    return InputError(
+        f"the place `{place}` does not say of which teacher",
+        expected=f"<{'number' if numbered else 'name'}>.<layer> with {known}, or *.<layer> for all",
+        fix=fix,
+    )
+
+
+def _names(names: Sequence[str] | None, count: int) -> tuple[str, ...]:
+    """One name for each member."""
+    given = tuple(str(number) for number in range(count)) if names is None else tuple(names)
+    if len(given) != count or len(set(given)) < count or not all(name and "." not in name for name in given):
+        raise InputError(
+            "the names do not fit the teachers",
+            given=", ".join(given),
+            expected=f"{count} different ones, without a point",
+        )
+    return given
 
 
 def _labels(target: Tensor | None) -> Tensor:

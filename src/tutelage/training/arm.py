@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
-from tutelage.distiller import Distiller
+from tutelage.distiller import Asked, Distiller
 from tutelage.errors import TrainingError
+from tutelage.sources import Source
+from tutelage.teachers.moving import MovingTeacher
 from tutelage.training.device import Device
 from tutelage.training.optim import LearningRate
 from tutelage.types import Batch, Outputs
@@ -44,7 +47,10 @@ class Arm:
         optimizer: over all that learns.
         rate: sets the learning rate before a step.
         student: the module that keeps the weights, where the distiller's is wrapped around it.
-        extras: what else learns and is kept in checkpoints, but never exported: connectors.
+        extras: what else learns or remembers and is kept in checkpoints, but never exported: connectors, companions.
+        moving: the student's own moving averages, by the source that terms call them.
+        stale: the student as it was up to so many steps ago, for peers who ask for that.
+        peers: the names of the cohort's arms that it listens to.
         clip: the largest norm of the gradient, or None.
         stop: when to stop, and by what to choose the best epoch.
     """
@@ -60,6 +66,9 @@ class Arm:
         extras: nn.Module | None = None,
         clip: float | None = None,
         stop: Stop | None = None,
+        moving: Mapping[Source, MovingTeacher] = MappingProxyType({}),
+        stale: Mapping[int, MovingTeacher] = MappingProxyType({}),
+        peers: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.distiller = distiller
@@ -69,6 +78,9 @@ class Arm:
         self.rate = rate
         self.clip = clip
         self.stop = stop or Stop()
+        self.moving = moving
+        self.stale = stale
+        self.peers = tuple(peers)
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.learning = True
         self.curve: list[dict[str, float]] = []
@@ -78,14 +90,35 @@ class Arm:
         self._count = 0
         self.distiller.train()
 
-    def learn(self, batch: Batch, answer: Outputs | None, device: Device, *, progress: float, step: int) -> None:
-        """Take one step.
+    def ask(self, batch: Batch, answer: Outputs | None, device: Device, *, progress: float) -> Asked:
+        """The first half of a step: what the student says, with its graph."""
+        with device.autocast():
+            return self.distiller.ask(batch, answer=answer, progress=progress)
+
+    def learn(
+        self,
+        asked: Asked,
+        device: Device,
+        *,
+        progress: float,
+        step: int,
+        others: Mapping[Source, Sequence[Outputs]] = MappingProxyType({}),
+    ) -> None:
+        """The second half: learn from what was said.
+
+        Args:
+            asked: the first half.
+            device: where.
+            progress: 0 at the first step, 1 at the end.
+            step: its number, from 0.
+            others: what peers and other arms say; the student's own averages are asked here.
 
         Raises:
             TrainingError: the loss or the gradient is not finite; the weights are as they were before the step.
         """
         with device.autocast():
-            taken = self.distiller(batch, answer=answer, progress=progress)
+            own = {source: (teacher.answer(asked.batch),) for source, teacher in self.moving.items()}
+            taken = self.distiller.judge(asked, progress=progress, past=self.curve, others={**others, **own})
         for parameter in self.parameters:
             parameter.grad = None
         device.backward(taken.loss, self.optimizer)
@@ -103,6 +136,8 @@ class Arm:
         self.rate.before_step(self.optimizer, progress)
         device.step(self.optimizer)
         self.rate.after_step()
+        for teacher in (*self.moving.values(), *self.stale.values()):
+            teacher.follow(self.student, step)
         sums = self._sums
         sums["loss"] = sums.get("loss", 0.0) + total
         if len(taken.parts) > 1:

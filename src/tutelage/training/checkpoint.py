@@ -1,6 +1,6 @@
 """Where a cohort stands, on disk: whole or absent, and checked before it is believed.
 
-    <folder>/step-001240/model.safetensors   the students' weights, "<arm>/<name>", and connectors', "<arm>+/<name>"
+    <folder>/step-001240/model.safetensors   the students' weights, "<arm>/<name>", and what learns along, "<arm>+/…"
                          best.safetensors    the best epoch's weights by validation
                          optim.safetensors   the optimizers' tensors, "<arm>/<parameter>.<name>"
                          state.json          counters, curves, the optimizers' numbers

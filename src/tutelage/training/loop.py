@@ -8,10 +8,12 @@ from typing import Protocol, final
 
 from torch import nn
 
+from tutelage.sources import Source
 from tutelage.teachers import Teacher
 from tutelage.training.arm import Arm
 from tutelage.training.device import Device
-from tutelage.types import Batch
+from tutelage.training.peers import groups, heard
+from tutelage.types import Batch, Outputs
 
 __all__ = ["Batches", "Cohort", "Listener", "Moment", "fit"]
 
@@ -60,11 +62,17 @@ class Cohort:
     seed: int
     arms: Sequence[Arm]
     teacher: Teacher | None = None
+    finished: Mapping[Source, Teacher] = field(default_factory=dict)  # students of other arms, who teach these
     at: Moment = field(default_factory=Moment)
 
     @property
     def needs_teacher(self) -> bool:
         return any(arm.learning and arm.distiller.objective.needs_teacher for arm in self.arms)
+
+    def told(self, batch: Batch) -> dict[Source, tuple[Outputs, ...]]:
+        """What the finished students say that somebody still listens to."""
+        wanted = {source for arm in self.arms if arm.learning for source in arm.distiller.objective.sources}
+        return {source: (one.answer(batch),) for source, one in self.finished.items() if source in wanted}
 
 
 def fit(
@@ -82,8 +90,10 @@ def fit(
         for every epoch left, while an arm is still learning:
             on_epoch_start
             for every batch:
-                ask the teacher once
-                for every arm: forward, loss, backward, clip, step
+                ask the teacher once, and finished students who teach
+                for every group of arms that listen to each other, most of them of one:
+                    for every arm: forward
+                    for every arm: loss, backward, clip, step
                 on_step
             for every arm: validate, keep the best, stop?
             on_epoch_end
@@ -102,16 +112,23 @@ def fit(
         if at.within == 0:
             _tell(listeners, "on_epoch_start", cohort)
         learning = [arm for arm in cohort.arms if arm.learning]
+        together, by_name = groups(learning), {arm.name: arm for arm in cohort.arms}
         needs_teacher = cohort.needs_teacher
         hear = [listener.on_step for listener in listeners if _hears(listener, "on_step")]
         for whole in batches.epoch(at.epoch, start=at.within):
             batch = device.place(whole)
             with device.autocast():
                 answer = cohort.teacher.answer(batch) if needs_teacher and cohort.teacher is not None else None
+                told = cohort.told(batch)
             progress = at.step / at.steps
-            for arm in learning:
-                device.seed(cohort.seed, at.step)
-                arm.learn(batch, answer, device, progress=progress, step=at.step)
+            for group in together:
+                asked = {}
+                for arm in group:
+                    device.seed(cohort.seed, at.step)
+                    asked[arm.name] = arm.ask(batch, answer, device, progress=progress)
+                for arm in group:
+                    others = {**told, **heard(arm, asked, by_name)}
+                    arm.learn(asked[arm.name], device, progress=progress, step=at.step, others=others)
             at.step += 1
             at.within += 1
             for on_step in hear:

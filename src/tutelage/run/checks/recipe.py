@@ -10,13 +10,14 @@ from torch import nn
 
 from tutelage.errors import DamagedError, DataError, ModelError
 from tutelage.recipe import Recipe
+from tutelage.run.arms import check_learning
 from tutelage.run.checks.data import data_findings
 from tutelage.run.checks.findings import Checked, Finding, fault, notice, ok, several
 from tutelage.run.checks.resources import disk_findings, memory_finding, time_findings
 from tutelage.run.checks.student import student_findings
 from tutelage.run.checks.teacher import come_by, teacher_findings
 from tutelage.run.checks.views import check_sheet, view_findings
-from tutelage.run.cohorts import check_learning, torch_settings
+from tutelage.run.cohorts import torch_settings
 from tutelage.run.job import Job, job_of_recipe
 from tutelage.training import make_device
 
@@ -60,25 +61,27 @@ def _findings(job: Job, sheet: Path | None) -> Iterator[Finding]:
     yield from data_findings(job.splits)
     known, said = come_by(job)
     yield from said
-    if known is not None and job.teacher.train is not None:
-        check_learning(job.teacher.train, known.module)
+    for name, one in {} if known is None else (known.members or {"": known}).items():
+        train = job.members[name].teacher.train
+        if train is not None:
+            check_learning(train, one.module)
     module = None if known is None else known.module.to(device.device)
-    asks = known is not None and known.trained
-    if known is not None and asks:
+    if known is not None:
         yield from teacher_findings(job, known, device.device)
     learns: list[Finding] = []
     for name, student in students.items():
         if isinstance(student, Finding):
             learns.append(student)
         else:
-            learns += student_findings(job, name, student, module, asks=asks, device=device.device)
+            learns += student_findings(job, name, student, known, device=device.device)
     yield from learns
     yield from view_findings(job, sheet)
     yield memory_finding(job)
     built = {name: student for name, student in students.items() if not isinstance(student, Finding)}
     if len(built) == len(students):
         yield from disk_findings(job, built, module)
-    if all(finding.level != "fault" for finding in learns):
+    # Layers of a teacher that could not be come by are asked of nobody.
+    if all(finding.level != "fault" for finding in learns) and (known is not None or not job.teacher_places):
         yield from time_findings(job, known, device)
     yield from _settings(job)
 

@@ -13,7 +13,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from tutelage.data import Batches, as_model_input
+from tutelage.data import BatchSource, as_model_input
 from tutelage.errors import TrainingError
 from tutelage.evaluation.cost import parameters
 from tutelage.files import human_bytes
@@ -22,14 +22,17 @@ from tutelage.objective import Objective
 from tutelage.recipe import Train
 from tutelage.report.numbers import duration
 from tutelage.run.answers import question_of
+from tutelage.run.armplan import ArmPlan
+from tutelage.run.arms import Company, batches_of, make_arm, surroundings
 from tutelage.run.checks.budget import affordable
 from tutelage.run.checks.findings import Finding, fault, first_line, ok, several
 from tutelage.run.checks.student import as_stored
 from tutelage.run.checks.teacher import KnownTeacher
-from tutelage.run.cohorts import Shapes, make_arm
-from tutelage.run.job import ArmPlan, Job
+from tutelage.run.job import Job
+from tutelage.schedules import WATCHED
+from tutelage.sources import FromArm, Pseudo, Source
 from tutelage.store.layout import KEY_BYTES
-from tutelage.teachers import ModuleTeacher, Teacher
+from tutelage.teachers import EnsembleTeacher, ModuleTeacher, Teacher
 from tutelage.training import Cohort, Device, Listener, Moment, fit, make_device, suits_channels_last
 from tutelage.types import Batch, Outputs
 
@@ -46,17 +49,19 @@ _CHECKPOINTS = 2
 def disk_findings(job: Job, students: Mapping[str, nn.Module], teacher: nn.Module | None) -> Iterator[Finding]:
     """Bytes of the store and of the run's folder, and what is free where they will lie."""
     needs: list[tuple[str, Path, int]] = []
-    if job.store is not None:
-        question, codec = question_of(job), job.store.codec
+    for name, one in job.members.items():
+        if one.store is None:
+            continue
+        question, codec, title = question_of(one), one.store.codec, f"store {name}".rstrip()
         rows = len(question.ids()) * len(question.draws)
         size = (codec.row_bytes(len(job.splits.train.classes)) + KEY_BYTES) * rows
-        said = f"{rows:,} rows in {codec.name}, views {job.store.views}: {human_bytes(size)}"
-        said += ", and the features on top" if job.teacher_places else ""
-        if isinstance(job.store.root, str):
-            yield ok("store", f"{said}, read from {job.store.root}")
+        said = f"{rows:,} rows in {codec.name}, views {one.store.views}: {human_bytes(size)}"
+        said += ", and the features on top" if one.teacher_places else ""
+        if isinstance(one.store.root, str):
+            yield ok(title, f"{said}, read from {one.store.root}")
         else:
-            yield ok("store", f"{said} in {job.store.root}, less what is there already")
-            needs.append(("store", job.store.root, size))
+            yield ok(title, f"{said} in {one.store.root}, less what is there already")
+            needs.append((title, one.store.root, size))
     needs.append(("run", Path("runs") / job.name, _run_bytes(job, students, teacher)))
     for place, own in _by_disk(needs).items():
         total, free = sum(size for _, size in own), shutil.disk_usage(place).free
@@ -90,7 +95,7 @@ def _run_bytes(job: Job, students: Mapping[str, nn.Module], teacher: nn.Module |
     weights = sum(parameters(students[arm.student]) for arm in job.arms.values())
     size = len(job.seeds) * weights * _BYTES * learned
     if teacher is not None:
-        trained = job.teacher.train is not None
+        trained = any(one.teacher.train is not None for one in job.members.values())
         size += parameters(teacher) * _BYTES * (1 + trained * (1 + _CHECKPOINTS * 4))
     return size + (models + 1) * len(job.splits.test) * (len(job.splits.test.classes) * _BYTES + _ID_AND_LABEL)
 
@@ -114,23 +119,12 @@ def time_findings(job: Job, known: KnownTeacher | None, device: Device) -> list[
     """
     found: list[Finding] = []
     teacher: Teacher = _StandIn(job)
+    asking = 0.0
     try:
-        if known is not None and not known.trained and job.teacher.train is not None:
-            train = job.teacher.train
-            own = make_device(job.device, precision=train.precision)
-            arms = {"teacher": ArmPlan("", "teacher", Objective([cross_entropy]))}
-            step, steps = _measured(job, own, train, arms, None, {"": known.module})
-            whole = step * steps * train.epochs
-            said = f"about {duration(whole)} to train it first: {several(train.epochs, 'epoch')} of {steps:,} steps"
-            found.append(ok("teacher's time", f"{said}, {step * 1e3:.1f} ms each"))
-        asking = 0.0
+        if known is not None:
+            found += _to_train(job, known)
         if known is not None and any(arm.objective.needs_teacher for arm in job.arms.values()):
-            live = ModuleTeacher(known.module, places=job.teacher_places)
-            live.to(device.device)
-            if job.store is None or job.teacher_places:
-                teacher = live
-            if job.store is not None:
-                asking = _asking(job, live, device)
+            teacher, asking = _answering(job, known, device)
         students = {name: plan.build() for name, plan in job.students.items()}
         step, steps = _measured(job, device, job.train, job.arms, teacher, students)
     except TrainingError as error:
@@ -150,6 +144,35 @@ def time_findings(job: Job, known: KnownTeacher | None, device: Device) -> list[
     return found
 
 
+def _to_train(job: Job, known: KnownTeacher) -> Iterator[Finding]:
+    """How long every teacher takes that has yet to be trained."""
+    jobs = job.members
+    for name, one in (dict(known.members) or {"": known}).items():
+        plan = jobs[name].teacher
+        if one.trained or plan.train is None:
+            continue
+        train = plan.train
+        own = make_device(job.device, precision=train.precision)
+        arms = {"teacher": ArmPlan("", "teacher", Objective([cross_entropy]))}
+        step, steps = _measured(job, own, train, arms, None, {"": one.module})
+        said = f"about {duration(step * steps * train.epochs)} to train it first: {several(train.epochs, 'epoch')}"
+        yield ok(f"{plan.title}'s time", f"{said} of {steps:,} steps, {step * 1e3:.1f} ms each")
+
+
+def _answering(job: Job, known: KnownTeacher, device: Device) -> tuple[Teacher, float]:
+    """Who answers in training, and the seconds to fill the stores first; a stand-in for what is read from disk."""
+    jobs, asking = job.members, 0.0
+    teachers: list[Teacher] = []
+    for name, one in (dict(known.members) or {"": known}).items():
+        own = jobs[name]
+        live = ModuleTeacher(one.module, places=own.teacher_places)
+        live.to(device.device)
+        teachers.append(live if own.store is None or own.teacher_places else _StandIn(own))
+        if own.store is not None:
+            asking += _asking(own, live, device)
+    return (EnsembleTeacher(teachers, **job.teacher.combine) if known.members else teachers[0]), asking
+
+
 def _measured(
     job: Job,
     device: Device,
@@ -159,42 +182,52 @@ def _measured(
     initial: Mapping[str, nn.Module],
 ) -> tuple[float, int]:
     """Seconds of one step of a cohort, and the steps of an epoch."""
-    recorded = job.store.recorded if job.store is not None and teacher is not None else 0
+    recorded = job.recorded if teacher is not None else 0
     for module in initial.values():
         module.to(device.device)
     two = as_model_input(job.splits.train.inputs[:2].clone()).to(device.device)
     passes = [(initial[arm.student], 3) for arm in arms.values()]
-    if isinstance(teacher, ModuleTeacher):
-        passes.append((teacher.module, 1))
+    members = teacher.members if isinstance(teacher, EnsembleTeacher) else (teacher,)
+    passes += [(one.module, 1) for one in members if isinstance(one, ModuleTeacher)]
     size = min(train.batch_size, max(2, affordable(passes, two, _BUDGET)))
     real, batches = (
-        Batches(job.splits.train, batch_size=count, views=job.views, seed=job.seeds[0], recorded=recorded)
-        for count in (train.batch_size, size)
+        batches_of(job, arms, size=count, seed=job.seeds[0], recorded=recorded) for count in (train.batch_size, size)
     )
     example = device.place(next(batches.epoch(0)))
-    answer = teacher.answer(example) if teacher is not None else None
+    company = _company(arms, initial, getattr(teacher, "module", None))
+    around = surroundings(job, arms, example, teacher, company, size=size, seed=job.seeds[0])
     made = []
     for name, arm in arms.items():
         module, inputs = initial[arm.student], example.inputs["x"]
         # Where a run would measure, the rule does: a check keeps nothing.
         last = train.channels_last == "on" or (train.channels_last == "auto" and suits_channels_last(module, inputs))
-        shapes = Shapes(inputs, answer, job.seeds[0])
-        made.append(make_arm(name, arm.objective, copy.deepcopy(module), teacher, train, device, last, shapes=shapes))
+        made.append(make_arm(name, arm, copy.deepcopy(module), teacher, train, device, last, around=around, arms=arms))
     few = _Few(batches)
     fit(
-        Cohort("check", job.seeds[0], made, teacher), few, lambda _: {"accuracy": 0.0, "nll": 0.0}, device, epochs=1,
-        listeners=[few.watch],
+        Cohort("check", job.seeds[0], made, teacher, company.finished), few, lambda _: dict.fromkeys(WATCHED, 0.0),
+        device, epochs=1, listeners=[few.watch],
     )  # fmt: skip
     timed = few.watch.steps[_WARM_UP:] or few.watch.steps
     # Where a whole batch would take too long, a part of one stands for it.
     return sum(timed) / len(timed) * train.batch_size / size, real.steps_per_epoch
 
 
+def _company(arms: Mapping[str, ArmPlan], initial: Mapping[str, nn.Module], module: object) -> Company:
+    """Who else teaches: students as they start stand for those that will be finished."""
+    found: dict[Source, Teacher] = {}
+    for source in dict.fromkeys(source for arm in arms.values() for source in arm.objective.sources):
+        if isinstance(source, (FromArm, Pseudo)):
+            places = [place for arm in arms.values() for place in arm.objective.places_of(source)]
+            of = next(iter(arms.values())).student if source.arm is None else arms[source.arm].student
+            found[source] = ModuleTeacher(copy.deepcopy(initial[of]), places=places)
+    return Company(found, module if isinstance(module, nn.Module) else None)
+
+
 @final
 class _Few:
     """The first batches of a run, no more than it takes to measure a step."""
 
-    def __init__(self, batches: Batches) -> None:
+    def __init__(self, batches: BatchSource) -> None:
         self._batches = batches
         self.steps_per_epoch = batches.steps_per_epoch
         self.watch = _Watch()

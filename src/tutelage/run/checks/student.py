@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from tutelage.connectors import Listening, connect
-from tutelage.data import Batches
+from tutelage.companions import Around, Listening, connect
 from tutelage.distiller import ask_student
 from tutelage.errors import ModelError, TutelageError
 from tutelage.evaluation.cost import parameters
+from tutelage.models.heads import head_of
 from tutelage.objective import Objective, Term
+from tutelage.run.arms import Company, batches_of, surroundings
 from tutelage.run.checks.findings import Finding, fault, first_line, notice, ok, percent
+from tutelage.run.checks.teacher import KnownTeacher
 from tutelage.run.job import Job
 from tutelage.schedules import Schedule
 from tutelage.taps import feature_at
@@ -26,27 +28,24 @@ from tutelage.types import Batch, Logits, Outputs
 __all__ = ["as_stored", "student_findings"]
 
 _EXAMPLES = 8
+_MIDDLE = 0.5  # of training: what begins or ends with a weight of 0 counts there
 
 
 def student_findings(
-    job: Job, name: str, student: nn.Module, teacher: nn.Module | None, *, asks: bool, device: torch.device
+    job: Job, name: str, student: nn.Module, teacher: KnownTeacher | None, *, device: torch.device
 ) -> Iterator[Finding]:
     """Look at a student as it starts.
 
     Args:
         name: of the student, "" where there is one.
         student: with its first weights; its buffers change.
-        teacher: to compare sizes with, where there is one.
-        asks: whether the teacher has its weights; random answers stand in for it otherwise.
+        teacher: to compare sizes with, where there is one; where it has no weights yet, random answers stand in for it.
         device: where to compute.
     """
     title = f"student {name}" if name else "student"
     yield from (notice(title, text) for text in getattr(student, "notices", ()))
-    recorded = job.store.recorded if job.store is not None else 0
-    batches = Batches(
-        job.splits.train, batch_size=_EXAMPLES, views=job.views, seed=job.seeds[0], recorded=recorded
-    )  # fmt: skip
-    batch = move(next(batches.epoch(0)), device)
+    own = {key: arm for key, arm in job.arms.items() if arm.student == name}
+    batch = move(next(batches_of(job, own, size=_EXAMPLES, seed=job.seeds[0], recorded=job.recorded).epoch(0)), device)
     student.to(device).train()
     try:
         logits = student(batch.inputs["x"])
@@ -60,27 +59,30 @@ def student_findings(
         return
     size = parameters(student)
     share = ""
-    if teacher is not None and parameters(teacher):
-        share = f", {percent(size / parameters(teacher))} of the teacher's {parameters(teacher):,}"
+    if teacher is not None and (whole := parameters(teacher.module)):
+        whose = "teachers'" if teacher.members else "teacher's"
+        share = f", {percent(size / whole)} of the {whose} {whole:,}"
     yield ok(title, f"{size:,} parameters{share}; answers {tuple(logits.shape)} to a real batch")
     answered = torch.randn(expected, generator=torch.Generator().manual_seed(0)).to(device)
     features: Mapping[str, Tensor] = {}
-    if teacher is not None and (asks or job.teacher_places):
+    members: Tensor | None = None
+    if teacher is not None and (teacher.trained or teacher.members or job.teacher_places):
         # A teacher freezes its module, and one that is yet to be trained must not be.
-        module = teacher if asks else copy.deepcopy(teacher)
-        said = ModuleTeacher(module, places=job.teacher_places).answer(batch)
-        features = said.features
-        if asks:
+        said = (teacher if teacher.trained else copy.deepcopy(teacher)).live(job).answer(batch)
+        features, members = said.features, said.members
+        if teacher.trained:
             assert isinstance(said.logits, Tensor)
             answered = said.logits
     try:
-        answer = Outputs(as_stored(job, answered, batch), features)
+        answer = Outputs(as_stored(job, answered, batch), features, members=members)
     except ModelError as error:
         yield fault("store", error)
         return
-    for arm_name, arm in job.arms.items():
-        if arm.student == name:
-            yield from _arm(arm_name, arm.objective, student, answer, batch)
+    around = replace(surroundings(job, {}, batch, None, Company(), size=len(batch), seed=job.seeds[0]), answer=answer)
+    if teacher is not None and not teacher.members:
+        around = replace(around, head=head_of(teacher.module, Outputs(answered)))
+    for arm_name, arm in own.items():
+        yield from _arm(arm_name, arm.objective, student, around)
 
 
 def as_stored(job: Job, logits: Tensor, batch: Batch) -> Logits:
@@ -92,15 +94,17 @@ def as_stored(job: Job, logits: Tensor, batch: Batch) -> Logits:
     return codec.decode({name: column.to(logits.device) for name, column in columns.items()}, logits.shape[-1])
 
 
-def _arm(name: str, objective: Objective, student: nn.Module, answer: Outputs, batch: Batch) -> Iterator[Finding]:
-    """One forward and backward pass for every term by itself, at weight 1."""
+def _arm(name: str, objective: Objective, student: nn.Module, around: Around) -> Iterator[Finding]:
+    """One forward and backward pass for every term by itself, at weight 1, in the middle of training."""
     title, found = f"arm {name}", list[Finding]()
+    batch, answer = around.batch, around.answer
+    assert answer is not None
     learning = [parameter for parameter in student.parameters() if parameter.requires_grad]
     for term_name, term in zip(objective.names, objective.terms, strict=True):
         if term.attack is not None:
             found.append(notice(title, f"the term `{term_name}` reads answers to attacked inputs, and was not tried"))
             continue
-        if (term.places or term.slopes("teacher")) and not answer.features:
+        if term.reads_teacher and (term.places or term.slopes("teacher")) and not answer.features:
             found.append(notice(title, f"the term `{term_name}` reads features, and the teacher could not be asked"))
             continue
         if isinstance(term.weight, Schedule) and term.weight.greatest == 0.0:
@@ -108,9 +112,11 @@ def _arm(name: str, objective: Objective, student: nn.Module, answer: Outputs, b
             continue
         alone = Objective([replace(term, weight=1.0)])
         try:
-            learner = connect(student, alone, batch.inputs["x"], answer)
-            outputs = ask_student(learner, alone, batch, answer, check=True)
-            loss = alone(outputs, answer, batch).loss
+            others = {source: _stand_in(student, alone.places_of(source), batch, answer) for source in alone.sources}
+            learner = connect(student, alone, replace(around, others=others))
+            outputs = ask_student(learner, alone, batch, answer, progress=_MIDDLE, check=True)
+            told = {source: (one,) for source, one in others.items()}
+            loss = alone(outputs, answer, batch, progress=_MIDDLE, others=told).loss
         except TutelageError as error:
             found.append(fault(f"{title}, term {term_name}", error))
             continue
@@ -134,6 +140,12 @@ def _arm(name: str, objective: Objective, student: nn.Module, answer: Outputs, b
     yield from found
 
 
+def _stand_in(student: nn.Module, places: Sequence[str], batch: Batch, answer: Outputs) -> Outputs:
+    """What another source may say: the layers of a student as it starts, and somebody else's logits."""
+    module = copy.deepcopy(student)
+    return replace(ModuleTeacher(module, places=places).answer(batch), logits=answer.logits)
+
+
 def _layers(title: str, term: Term, student: Outputs, teacher: Outputs, learner: nn.Module) -> Iterator[Finding]:
     """Which layers a term listens to, how large their outputs are, and what learns to match them."""
     for place in term.places if term.reads_teacher else ():
@@ -142,5 +154,7 @@ def _layers(title: str, term: Term, student: Outputs, teacher: Outputs, learner:
         own, other = tuple(ours.shape[1:]), tuple(theirs.shape[1:])
         said = f"`{term.name}` reads {place.student} {own} beside the teacher's {place.teacher} {other}"
         yield ok(f"layers of {title}", said)
-    if isinstance(learner, Listening) and (count := parameters(learner.connectors)):
-        yield ok(f"connectors of {title}", f"{count:,} parameters of `{term.name}` learn along and are not shipped")
+    if isinstance(learner, Listening) and (count := parameters(learner.extras)):
+        yield ok(
+            f"learning along with {title}", f"{count:,} parameters of `{term.name}` learn along and are not shipped"
+        )

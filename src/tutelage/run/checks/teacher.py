@@ -5,8 +5,8 @@ Shapes:  N rows · C classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from tutelage.run.classnames import NAMES_FIX, contradiction, meet_by_name, name
 from tutelage.run.job import Job, statistics
 from tutelage.run.teacher import is_ready, teacher_key
 from tutelage.taps import Taps
-from tutelage.teachers import ModuleTeacher
+from tutelage.teachers import EnsembleTeacher, ModuleTeacher, Teacher
 from tutelage.types import Batch
 
 __all__ = ["KnownTeacher", "asked_rows", "bar_of", "come_by", "teacher_findings"]
@@ -48,39 +48,64 @@ _GOOD = 0.8
 class KnownTeacher:
     """The teacher as the check could come by it."""
 
-    module: nn.Module  # in any case of the right architecture
-    trained: bool  # whether it has its weights
+    module: nn.Module  # in any case of the right architecture; of several teachers all of them
+    trained: bool  # whether it has its weights; of several, whether all have
     moved: str | None = None  # what was done where its classes stood in another order
+    members: Mapping[str, KnownTeacher] = field(default_factory=dict)  # several, by name
+
+    def live(self, job: Job) -> Teacher:
+        """As it answers in a run, its modules frozen."""
+        if not self.members:
+            return ModuleTeacher(self.module, places=job.teacher_places)
+        jobs = job.members
+        return EnsembleTeacher([one.live(jobs[name]) for name, one in self.members.items()], **job.teacher.combine)
 
 
 def come_by(job: Job) -> tuple[KnownTeacher | None, list[Finding]]:
-    """Build the teacher, and load its weights where they are there; nothing is trained or written."""
-    plan, found = job.teacher, list[Finding]()
+    """Build the teacher, or all of several, and load weights where they are there; nothing is trained or written."""
+    if not job.teacher.members:
+        return _come_by_one(job)
+    said = list[Finding]()
+    members = dict[str, KnownTeacher]()
+    for name, one in job.members.items():
+        known, own = _come_by_one(one)
+        said += own
+        if known is not None:
+            members[name] = known
+    if len(members) < len(job.members):
+        return None, said
+    modules = nn.ModuleList(one.module for one in members.values())
+    return KnownTeacher(modules, all(one.trained for one in members.values()), members=members), said
+
+
+def _come_by_one(job: Job) -> tuple[KnownTeacher | None, list[Finding]]:
+    plan, title, found = job.teacher, job.teacher.title, list[Finding]()
     assert plan.build is not None
     torch.manual_seed(plan.seed)
     try:
         module = plan.build()
-        found += [notice("teacher", text) for text in getattr(module, "notices", ())]
+        found += [notice(title, text) for text in getattr(module, "notices", ())]
         Taps(module, job.teacher_places).close()  # a mistyped layer
         if plan.weights is not None:
-            found += [notice("teacher", text) for text in load_weights(module, plan.weights)]
-            found.append(ok("teacher", f"its weights come from {plan.weights}"))
+            found += [notice(title, text) for text in load_weights(module, plan.weights)]
+            found.append(ok(title, f"its weights come from {plan.weights}"))
         elif plan.train is None:
-            found.append(ok("teacher", "it comes with its weights"))
+            found.append(ok(title, "it comes with its weights"))
         elif not is_ready(job):
             epochs = plan.train.epochs
             said = f"it has yet to be trained, for {epochs} epoch{'s' * (epochs > 1)}; how good it gets is not known"
-            return KnownTeacher(module, trained=False), [*found, notice("teacher", said)]
+            return KnownTeacher(module, trained=False), [*found, notice(title, said)]
         else:
             return _cached(job, module, found)
     except (ModelError, DamagedError) as error:
-        return None, [*found, fault("teacher", error)]
+        return None, [*found, fault(title, error)]
     moved = meet_by_name(module, names_of(module, plan.weights), job.splits.train.classes)
     return KnownTeacher(module, trained=True, moved=moved), found
 
 
 def _cached(job: Job, module: nn.Module, found: list[Finding]) -> tuple[KnownTeacher, list[Finding]]:
     """The teacher that an earlier run trained; where its files were altered a run trains it again."""
+    title = job.teacher.title
     home = cache_folder() / "teachers" / teacher_key(job, module)
     try:
         whole = sha256(home / "teacher.safetensors") == read_json(home / "teacher.json").get("sha256")
@@ -89,29 +114,64 @@ def _cached(job: Job, module: nn.Module, found: list[Finding]) -> tuple[KnownTea
     except (ModelError, DamagedError, OSError):
         whole = False
     if whole:
-        return KnownTeacher(module, trained=True), [*found, ok("teacher", f"trained before, and in the cache ({home})")]
+        return KnownTeacher(module, trained=True), [*found, ok(title, f"trained before, and in the cache ({home})")]
     said = f"the one in the cache was altered and will be trained again ({home})"
-    return KnownTeacher(module, trained=False), [*found, notice("teacher", said)]
+    return KnownTeacher(module, trained=False), [*found, notice(title, said)]
 
 
 def teacher_findings(job: Job, known: KnownTeacher, device: torch.device) -> Iterator[Finding]:
-    """Ask a teacher that has its weights, and explain what is wrong with its answers."""
+    """Ask a teacher, or those of several, that has its weights, and explain what is wrong with its answers."""
+    jobs, several = job.members, len(known.members)
+    for name, one in (dict(known.members) or {"": known}).items():
+        if one.trained:
+            yield from _findings_of_one(jobs[name], one, device, _BUDGET / max(1, several))
+    if several and known.trained:
+        yield from _together(job, known, device)
+
+
+def _together(job: Job, known: KnownTeacher, device: torch.device) -> Iterator[Finding]:
+    """How good several are as the one that is judged, beside the best of them."""
+    teacher = known.live(job)
+    assert isinstance(teacher, EnsembleTeacher)
+    judged = teacher.judged()
+    val = job.splits.val
+    two = as_model_input(val.inputs[:2].clone()).to(device)
+    models = [(one.module, 1) for one in known.members.values()]
+    rows = val.take(asked_rows(val, max(_LEAST_ASKED, min(_ASKED, affordable(models, two, _BUDGET)))))
+    try:
+        shares = {
+            name: float((ask(one, plain_batches(rows, _BATCH), device).argmax(-1) == rows.targets).double().mean())
+            for name, one in [("", judged), *zip(known.members, judged.members, strict=True)]
+        }
+    except ModelError as error:
+        yield fault("teachers together", error)
+        return
+    own = shares.pop("")
+    best = max(shares, key=shares.__getitem__)
+    yield ok(
+        "teachers together", f"by {teacher.how} {percent(own)} of {len(rows)} validation rows right, "
+        f"the best of them, `{best}`, {percent(shares[best])} (asked one by one)",
+    )  # fmt: skip
+
+
+def _findings_of_one(job: Job, known: KnownTeacher, device: torch.device, budget: float) -> Iterator[Finding]:
+    title = job.teacher.title
     teacher = ModuleTeacher(known.module)
     teacher.to(device)
     val = job.splits.val
     two = as_model_input(val.inputs[:2].clone()).to(device)
-    most = affordable([(known.module, 1)], two, _BUDGET)
+    most = affordable([(known.module, 1)], two, budget)
     rows = val.take(asked_rows(val, max(_LEAST_ASKED, min(_ASKED, most))))
     tried = max(_LEAST_TRIED, most // _VARIANTS)
     labels, classes = rows.targets.numpy(), len(rows.classes)
     try:
         logits = ask(teacher, plain_batches(rows, _BATCH), device)
     except ModelError as error:
-        yield fault("teacher", error)
+        yield fault(title, error)
         return
     if not bool(logits.isfinite().all()):
         bad = int((~logits.isfinite()).any(-1).sum())
-        yield fault("teacher", f"{bad} of {len(rows)} answers hold NaN or infinity", "look at its weights and inputs")
+        yield fault(title, f"{bad} of {len(rows)} answers hold NaN or infinity", "look at its weights and inputs")
         return
     answers = predictions(logits.double().numpy())
     share = float((answers == labels).mean())
@@ -128,19 +188,23 @@ def teacher_findings(job: Job, known: KnownTeacher, device: torch.device) -> Ite
     reason = None if share > _GOOD else _reason(job, teacher, rows, answers, tried, device)
     if interval.ci_high < bar or interval.ci_high <= majority or reason is not None:
         doubt = reason or ("wrong preprocessing or class order, or not trained?", None)
-        yield fault("teacher's answers", f"{text}: {doubt[0]}", doubt[1] or "check what these weights were trained on")
+        yield fault(f"{title}'s answers", f"{text}: {doubt[0]}", doubt[1] or "check what these weights were trained on")
     elif interval.ci_low <= max(1 / classes, majority):
-        yield warning("teacher's answers", f"{text}: too close to a guess to tell that it knows this data")
+        yield warning(f"{title}'s answers", f"{text}: too close to a guess to tell that it knows this data")
     else:
-        yield ok("teacher's answers", text)
+        yield ok(f"{title}'s answers", text)
     if known.moved is None:
         yield from _names(job, known.module, fits=interval.ci_low > max(bar, majority))
         return
     wrong = contradiction(known.module, logits, rows.targets)
     if wrong is None:
-        yield notice("class names", known.moved)
+        yield notice(_names_of(job), known.moved)
     else:
-        yield fault("class names", f"{known.moved}. But they contradict its answers: {wrong}", NAMES_FIX)
+        yield fault(_names_of(job), f"{known.moved}. But they contradict its answers: {wrong}", NAMES_FIX)
+
+
+def _names_of(job: Job) -> str:
+    return f"class names of {job.teacher.title}" if job.teacher.name else "class names"
 
 
 def bar_of(classes: int) -> float:
@@ -194,10 +258,10 @@ def _names(job: Job, module: nn.Module, *, fits: bool) -> Iterator[Finding]:
     data = job.splits.train.classes
     theirs, ours = [plain_name(name) for name in own], [plain_name(name) for name in data]
     if theirs == ours:
-        yield ok("class names", "the teacher's are those of the data, in the same order")
+        yield ok(_names_of(job), "the teacher's are those of the data, in the same order")
     elif sorted(theirs) == sorted(ours):
         yield fault(
-            "class names",
+            _names_of(job),
             f"the teacher's classes stand in another order: teacher {listed(own)}; data {listed(data)}",
             "give every class a name of its own, so that they can be met by name",
         )
@@ -208,9 +272,9 @@ def _names(job: Job, module: nn.Module, *, fits: bool) -> Iterator[Finding]:
         )
         if fits:
             # Two names for the same thing, such as a number and a word: its answers show that it means the same.
-            yield warning("class names", f"{text}; but its answers fit the labels")
+            yield warning(_names_of(job), f"{text}; but its answers fit the labels")
         else:
-            yield fault("class names", text, "use a teacher of these classes, or rename the classes")
+            yield fault(_names_of(job), text, "use a teacher of these classes, or rename the classes")
 
 
 def _only(names: Sequence[str], others: list[str]) -> str:

@@ -69,8 +69,7 @@ def contact_sheet(job: Job) -> NDArray[np.uint8]:
     train = job.splits.train
     # The first rows in the order of ids are a fixed random sample, since ids are hashes.
     index = torch.arange(min(EXAMPLES, len(train)))
-    recorded = job.store.recorded if job.store is not None else 0
-    batches = Batches(train, batch_size=2, views=job.views, seed=0, recorded=recorded)
+    batches = Batches(train, batch_size=2, views=job.views, seed=0, recorded=job.recorded)
     columns = [as_model_input(train.inputs[index].clone())]
     for epoch in range(EPOCHS):
         seed, drawn = batches.draw(epoch)

@@ -1,0 +1,81 @@
+"""How a run comes by its teacher, or by several: what a recipe says of them, before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from tutelage.models import ModelSpec
+from tutelage.recipe import Recipe, Train
+from tutelage.recipe.schema import Teacher as TeacherSpec
+from tutelage.run.storeplan import StorePlan, check_stores
+from tutelage.teachers import Teacher
+
+__all__ = ["TeacherPlan", "teacher_plan"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TeacherPlan:
+    """How to come by a teacher: it was given, or it is built, and then loaded or trained; or by several."""
+
+    given: Teacher | None = None
+    module: nn.Module | None = None  # the module behind a given teacher, where there is one
+    build: Callable[[], nn.Module] | None = None  # called with torch's generator seeded
+    weights: Path | None = None
+    train: Train | None = None
+    seed: int = 0
+    describes: str = ""  # enough text to tell two untrained teachers apart
+    members: Mapping[str, TeacherPlan] = field(default_factory=dict)  # several, by name
+    combine: Mapping[str, Any] = field(default_factory=dict)  # how these answer as one: keywords of EnsembleTeacher
+    name: str = ""  # of a member
+    places: tuple[str, ...] = ()  # of a member: its own layers, of those that arms name
+    store: StorePlan | None = None  # None: it answers anew at every step
+
+    @property
+    def title(self) -> str:
+        """What messages call it."""
+        return f"teacher {self.name}".rstrip()
+
+    @property
+    def slug(self) -> str:
+        """What its files and curves are called."""
+        return self.title.replace(" ", "-")
+
+
+def teacher_plan(
+    recipe: Recipe,
+    builder: Callable[[ModelSpec, str], Callable[[], nn.Module]],
+    stored: Callable[[str, TeacherSpec], StorePlan | None],
+) -> TeacherPlan:
+    """The plan of a recipe's teacher, or of all of several; how these answer as one is settled elsewhere.
+
+    Args:
+        recipe: what to do.
+        builder: a model's spec and what messages call it -> what builds it.
+        stored: a teacher's name and its part of the recipe -> where its answers are stored.
+
+    Raises:
+        InputError: the stores of several do not fit together.
+    """
+    # A trained teacher is found again by these words.
+    balanced = f", classes balanced: {recipe.data.balance}" if recipe.data.balance != "none" else ""
+    plans = {
+        name: TeacherPlan(
+            build=builder(ModelSpec(spec.model, spec.args, None), f"teacher {name}".rstrip()),
+            weights=Path(spec.weights) if spec.weights else None,
+            train=spec.train,
+            seed=spec.seed,
+            describes=f"{spec.model} {dict(spec.args)}{balanced}",
+            name=name,
+            store=stored(name, spec),
+        )
+        for name, spec in recipe.trusted.items()
+    }
+    if "" in plans:
+        return plans[""]
+    check_stores({name: one.store for name, one in plans.items() if one.store is not None})
+    return TeacherPlan(members=plans, describes="; ".join(one.describes for one in plans.values()))
