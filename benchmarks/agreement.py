@@ -9,6 +9,9 @@ the whole of it.
     pip install torchdistill pytorch-metric-learning info-nce-pytorch sentence-transformers trl nvidia-modelopt
     pip install --no-deps textbrewer mmrazor kd-lib aquvitae lightly
     python benchmarks/agreement.py [--draws 20] [--out docs/agreement.md]
+
+Where torchvision comes for another torch than the one that is installed, take it away again: nothing here needs it, and
+transformers, which some of these import, cannot be imported beside a broken one.
 """
 
 from __future__ import annotations

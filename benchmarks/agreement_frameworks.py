@@ -100,6 +100,7 @@ def torchdistill() -> Iterator[Pair]:
         sides = {
             "logits": lambda x: (x.student, x.teacher),
             "maps": lambda x: (x.s_maps[1], x.t_maps[1]),
+            "reviewed": lambda x: ((x.s_maps[1], None), x.t_maps[1]),
             "vectors": lambda x: (x.s_vectors, x.t_vectors),
             "directions": lambda x: (F.normalize(x.s_vectors), F.normalize(x.t_vectors)),
             "densities": lambda x: ((x.s_maps[1], _variance(x)), x.t_maps[1]),
@@ -137,6 +138,7 @@ def torchdistill() -> Iterator[Pair]:
     yield Pair("RKDLoss, distances", "relational_distance", on("vectors", distances))
     yield Pair("RKDLoss, angles", "relational_angle", on("vectors", angles))
     yield Pair("VIDLoss", "variational", on("densities", m.VIDLoss({"p": one})))
+    yield Pair("HierarchicalContextLoss", "review", on("reviewed", m.HierarchicalContextLoss(*logits)))
     kernel = {"type": "gaussian", "gamma": 0.4, "max_p": 2}
     congruence = on("directions", m.CCKDLoss("a", "a", kernel, "batchmean"))
     reason = "the length of the difference where the paper has its square: √ours / B"

@@ -82,6 +82,7 @@ OURS: dict[str, Value] = {
     "relational_angle": lambda x: losses.relational_angle(x.s_vectors, x.t_vectors),
     "relational_distance": lambda x: losses.relational_distance(x.s_vectors, x.t_vectors),
     "reverse_soft_target": lambda x: losses.reverse_soft_target(x.student, x.teacher, temperature=T),
+    "review": lambda x: losses.review([x.s_maps[1]], [x.t_maps[1]]),
     "similarity_preserving": lambda x: losses.similarity_preserving(x.s_vectors, x.t_vectors),
     "soft_target": lambda x: losses.soft_target(x.student, x.teacher, temperature=T),
     "standardized": lambda x: losses.standardized(x.student, x.teacher, temperature=T),

@@ -33,14 +33,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tutelage.data import Batches, plain_batches
+from tutelage.data import plain_batches
 from tutelage.evaluation.memory import peak_bytes
 from tutelage.evaluation.predict import predict
 from tutelage.evaluation.significance import Estimate, holm, over_seeds, paired_by_seed, paired_p
 from tutelage.files import write_json
 from tutelage.models import load_weights, parameter_count
 from tutelage.recipe import from_mapping
-from tutelage.run.arms import Company, make_arm, surroundings
+from tutelage.run.arms import Company, batches_of, make_arm, surroundings
 from tutelage.run.cohorts import Workshop, torch_settings, train_cohort
 from tutelage.run.execute import facts_of
 from tutelage.run.folder import RunFolder
@@ -54,6 +54,9 @@ TUNING_SEED = 1_000  # far from the seeds that are judged
 # Layers of the built-in `cnn`, the same paths in teacher and student.
 LAST, BEFORE, MIDDLE, POOLED = "net.stages.2", "net.stages.2.4", "net.stages.1", "net.dropout"
 LOGITS, FEATURES = (0.3, 1.0, 3.0), (0.1, 1.0, 10.0)  # factors that are tried
+
+# Losses that read no teacher.
+_ALONE = ("cross_entropy", "teacher_free", "progressive", "class_consistency", "own_exits", "native_ensemble")
 
 
 @dataclass(frozen=True)
@@ -75,10 +78,9 @@ class Method:
         """What must answer: nobody, stored logits, a teacher whose layers can be listened to, or one with a graph."""
         if self.name in ("jacobian_matching", "grad_cam"):
             return "gradients"
-        if any("at" in term for term in self.terms):
-            return "layers"
-        free = all(term["loss"] in ("cross_entropy", "teacher_free") for term in self.terms)
-        return "nothing" if free else "logits"
+        if all(term["loss"] in _ALONE for term in self.terms):
+            return "nothing"
+        return "layers" if any("at" in term for term in self.terms) else "logits"
 
 
 def _soft(loss: str, temperature: float | None = None, **options: Any) -> Method:
@@ -102,6 +104,11 @@ METHODS = (
     Method("scratch", [], 1.0, (1.0,)),
     Method("label_smoothing", [{"loss": "cross_entropy", "options": {"label_smoothing": 0.1}}], 0.0, (1.0,)),
     Method("teacher_free", [{"loss": "teacher_free", "weight": 0.1}], 0.9),
+    # A student that teaches itself; where labels are part of the loss, nothing stands beside it.
+    Method("progressive", [{"loss": "progressive"}], 0.0, (1.0,)),
+    _beside("class_consistency", 1.0),
+    _layer("own_exits", 1.0, "net.stages.0", MIDDLE, LAST),
+    Method("native_ensemble", [{"loss": "native_ensemble", "at": "net.stages.0"}], 0.0, (1.0,)),
     # On logits. Plain soft targets as the CRD code base and the library itself have them.
     _soft("soft_target", 4.0),
     *(replace(_soft("soft_target", t), name=f"soft_target_t{t:g}", grid=(1.0,)) for t in (1.0, 2.0)),
@@ -114,6 +121,8 @@ METHODS = (
     _soft("skewed_reverse", 1.0),
     _soft("adaptive_kl", 1.0),
     _soft("multi_level"),
+    _soft("curriculum_temperature"),
+    _beside("adversarial", 0.1),
     _soft("binary_soft_target", 1.0),
     Method("standardized", [{"loss": "standardized", "weight": 9.0, "temperature": 2.0}], 0.1),
     _beside("decoupled", 1.0, temperature=4.0, options={"alpha": 1.0, "beta": 2.0}),
@@ -149,6 +158,7 @@ METHODS = (
     _layer("info_nce", 0.8, POOLED),
     _beside("jacobian_matching", 1.0),
     _layer("grad_cam", 1.0, LAST),
+    _layer("adversarial_feature", 0.1, LAST),
 )  # fmt: skip
 
 _REASONS = {
@@ -158,6 +168,7 @@ _REASONS = {
     "reads numbers, not labels": "bounded_regression regression_mse",
     "reads every member of an ensemble; here the teacher is one net": "adaptive_ensemble ensemble_distribution",
     "compares gradients channel by channel; the widths of the pair differ": "feature_gradient_matching",
+    "has two phases, which no one factor makes comparable": "annealed",
     "is for robustness to attacks, not for accuracy": "adversarially_robust robust_soft_label introspective",
 }
 LEFT_OUT = {name: reason for reason, names in _REASONS.items() for name in names.split()}
@@ -216,6 +227,7 @@ def train(options: argparse.Namespace, arms: Arms, seeds: Sequence[int], home: P
             found[seed] = train_cohort(
                 job, shop, name=f"seed-{seed}", seed=seed, train=job.train, teacher=teacher.teacher, arms=job.arms,
                 builds={name: plan.build for name, plan in job.students.items()},
+                company=Company(module=teacher.module),
             )  # fmt: skip
     return job, found
 
@@ -259,14 +271,15 @@ class Step(nn.Module):
 
 def steps_of(job: Job, teacher: Teacher) -> tuple[dict[str, Step], Batch, Outputs]:
     """A step of every method on the first batch, the teacher's answer given."""
-    batches = Batches(job.splits.train, batch_size=job.train.batch_size, views=job.views, seed=0)
+    batches = batches_of(job, job.arms, size=job.train.batch_size, seed=0)
     batch = next(batches.epoch(0))
     answer, steps = teacher.answer(batch), {}
+    company = Company(module=getattr(teacher, "module", None))
     for name, plan in job.arms.items():
         torch.manual_seed(0)
         student = job.students[plan.student].build()
         last = suits_channels_last(student, batch.inputs["x"])
-        around = surroundings(job, job.arms, batch, teacher, Company(), size=len(batch), seed=0)
+        around = surroundings(job, job.arms, batch, teacher, company, size=len(batch), seed=0)
         arm = make_arm(name, plan, student, teacher, job.train, PlainDevice(), last, around=around, arms=job.arms)
         steps[name] = Step(arm, batch, answer)
     return steps, batch, answer

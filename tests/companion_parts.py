@@ -33,7 +33,7 @@ CE: dict[str, Any] = {"loss": "cross_entropy"}
 EXAMPLES = 97  # three batches of 32 and one example more, which makes the last batch one of 33
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """What ends a run in the middle of a step."""
 
 
@@ -83,7 +83,7 @@ def recipe(arms: Mapping[str, Terms], **changes: Any) -> dict[str, Any]:
         "teacher": {"model": "cnn", "args": {"width": 6}, "weights": str(teacher_file())},
         "student": {"model": "cnn", "args": {"width": 4}},
         "arms": {name: list(terms) for name, terms in arms.items()},
-        "train": {"epochs": 2, "batch_size": 32, "lr": 0.01, "checkpoint_seconds": 0},
+        "train": {"epochs": 2, "batch_size": 32, "lr": 0.01, "checkpoint_seconds": 3600},
         "threads": 1,
         "device": "cpu",
         "report": {"bootstrap": 100, "latency": False},
@@ -103,7 +103,7 @@ def train(written: Mapping[str, Any], out: Path, *, kill: int | None = None) -> 
     """Train all arms of a recipe, or go on with them; `kill` ends it in the middle of the step of that number.
 
     Raises:
-        Killed: it did.
+        KilledError: it did.
     """
     job = job_of_recipe(from_mapping(dict(written)), trust=False, store=out.parent / "store")
     found = Trained({}, {})
@@ -118,7 +118,7 @@ def train(written: Mapping[str, Any], out: Path, *, kill: int | None = None) -> 
     def learns(self: Arm, *arguments: Any, step: int, **keywords: Any) -> None:
         learn(self, *arguments, step=step, **keywords)
         if step == kill:
-            raise Killed
+            raise KilledError
 
     with (
         mock.patch.object(cohorts, "make_arm", makes),
@@ -143,9 +143,10 @@ def train(written: Mapping[str, Any], out: Path, *, kill: int | None = None) -> 
 
 
 def killed(written: Mapping[str, Any], out: Path, *, step: int) -> Trained:
-    """The same, killed in a step and taken up again."""
+    """The same, saved after every step, killed in one and taken up again."""
+    written = {**written, "train": {**written["train"], "checkpoint_seconds": 0}}
     try:
         train(written, out, kill=step)
-    except Killed:
+    except KilledError:
         return train(written, out)
     raise AssertionError("it ended before it could be killed")

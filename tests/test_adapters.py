@@ -219,6 +219,13 @@ def test_dora_trains_where_channels_last_was_asked_for(weights: Path, tmp_path: 
 
 
 @peft
+def test_adapters_take_the_mode_of_what_they_adapt() -> None:
+    student = adapt(made().eval(), Adapter(rank=2, dropout=0.5))
+    assert not [path for path, layer in student.named_modules() if layer.training]
+    assert [path for path, layer in student.train().named_modules() if layer.training and "lora_dropout" in path]
+
+
+@peft
 def test_taps_hear_the_adapted_layer_under_its_old_path() -> None:
     student = adapt(made(), Adapter(rank=2))
     learn(student)
@@ -282,6 +289,18 @@ def test_what_cannot_be_is_refused_in_words(
 def test_without_peft_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(MissingExtraError, match=r"tutelage\[peft\]"):
+        adapt(made(), Adapter())
+
+
+@peft
+def test_what_peft_refuses_is_told_in_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise ImportError("Found an incompatible version\nof another package")
+
+    monkeypatch.setattr("peft.inject_adapter_in_model", refuse)
+    with pytest.raises(
+        ModelError, match="PEFT cannot adapt this model: Found an incompatible version of another package"
+    ):
         adapt(made(), Adapter())
 
 

@@ -35,6 +35,14 @@ class Row:
     changes: Mapping[str, Any] = field(default_factory=dict)  # of the recipe, as `companion_parts.recipe` takes them
 
 
+TRANSFORMERS = {
+    "teacher": {
+        "model": "transformer", "args": {"width": 8, "depth": 2, "patch": 2},
+        "train": {"epochs": 1, "batch_size": 64, "lr": 0.01},
+    },
+    "student": {"model": "transformer", "args": {"width": 4, "depth": 2, "patch": 2}},
+}  # fmt: skip
+
 ROWS = [
     Row("adversarial", ["judged"], {"loss": "adversarial", "options": {"logit": 0.1}}),
     Row("adversarial-unlabelled", ["judged"], {"loss": "adversarial", "companion": {"labels": False, "width": 8}}),
@@ -49,6 +57,21 @@ ROWS = [
     ),
     Row("own_exits", ["exits"], {"loss": "own_exits", "at": STAGES}),
     Row("progressive", ["past_probabilities"], {"loss": "progressive"}),
+    Row("review", ["reviewed_features"], {"loss": "review", "at": STAGES}, features=STAGES),
+    Row(
+        "semantic_calibration",
+        ["calibrated_features", "calibration"],
+        {"loss": "semantic_calibration", "at": STAGES[1:]},
+        features=STAGES[1:],
+    ),
+    Row("representation_regression", ["regressed"], {"loss": "representation_regression", "at": LAST}, features=[LAST]),
+    Row(
+        "masked_generation",
+        ["generated_feature"],
+        {"loss": "masked_generation", "weight": 1e-3, "at": "net.blocks.1"},
+        features=["net.blocks.1"],
+        changes=TRANSFORMERS,
+    ),
 ]
 every = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 _kept: dict[str, Trained] = {}

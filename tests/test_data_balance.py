@@ -51,6 +51,10 @@ def batches(examples: Examples, how: str, *, size: int = 8, views: Views | None 
     return Batches(examples, batch_size=size, views=views or Views(), balance=how, **{"seed": 0, **more})
 
 
+def tally(examples: Examples) -> list[int]:
+    return counts_of(examples.targets, examples.classes).tolist()
+
+
 def met(found: list[Batch]) -> Counter[int]:
     return Counter(torch.cat([batch.ids for batch in found]).tolist())
 
@@ -243,7 +247,7 @@ def test_words_become_numbers_in_the_objective() -> None:
         ]),
         "plain": Objective([cross_entropy]),
     }  # fmt: skip
-    found = weigh_classes(methods, train, balance="none")
+    found = weigh_classes(methods, train.targets, train.classes, balance="none")
     assert found["plain"] is methods["plain"]
     assert found["weighted"].names == ("soft_target", "hard")
     assert found["weighted"].terms[0] is methods["weighted"].terms[0]
@@ -263,9 +267,9 @@ def test_words_become_numbers_in_the_objective() -> None:
 def test_a_long_tail_falls_exponentially(factor: float) -> None:
     examples = make(*[200] * 5)
     kept = long_tail(examples, factor)
-    counts = counts_of(kept)
+    counts = tally(kept)
     expected = [max(1, int(200 / factor ** (label / 4) + 1e-9)) for label in range(5)]
-    assert counts.tolist() == expected
+    assert counts == expected
     assert set(kept.ids.tolist()) <= set(examples.ids.tolist())
     assert kept.ids.tolist() == sorted(kept.ids.tolist())
     # A longer tail is a part of a shorter one, whatever the order of rows.
@@ -275,7 +279,7 @@ def test_a_long_tail_falls_exponentially(factor: float) -> None:
 
 
 def test_a_long_tail_keeps_what_there_is_of_a_class() -> None:
-    assert counts_of(long_tail(make(10, 40, 2, 40), 8.0)).tolist() == [10, 20, 2, 5]
+    assert tally(long_tail(make(10, 40, 2, 40), 8.0)) == [10, 20, 2, 5]
 
 
 # ---- in recipes ------------------------------------------------------------------------------------------------------
@@ -285,8 +289,8 @@ def test_a_recipe_thins_out_only_what_is_learned() -> None:
     plain, tail = job(), job("data.longtail=20")
     assert tail.splits.val.fingerprint == plain.splits.val.fingerprint
     assert tail.splits.test.fingerprint == plain.splits.test.fingerprint
-    counts = counts_of(tail.splits.train)
-    assert counts[0] == counts_of(plain.splits.train)[0]
+    counts = tally(tail.splits.train)
+    assert counts[0] == tally(plain.splits.train)[0]
     assert 1 <= counts[-1] <= 2
     assert len(tail.splits.train) < len(plain.splits.train)
 
@@ -300,9 +304,20 @@ def test_a_recipe_weighs_by_the_part_that_is_learned() -> None:
     np.testing.assert_allclose(weights, expected, rtol=1e-6)
 
 
+def test_weights_are_taken_from_the_labels_that_are_known() -> None:
+    arm = "arms={scratch: [{loss: cross_entropy, options: {class_weights: balanced}}]}"
+    found = job("data.longtail=5", "data.labelled=0.5", arm)
+    assert found.labelled is not None
+    known = torch.isin(found.splits.train.ids, found.labelled)
+    counts = found.splits.train.targets[known].bincount(minlength=10)
+    weights = found.arms["scratch"].objective.terms[0].options["class_weights"]
+    torch.testing.assert_close(weights, counts.sum() / (10.0 * counts))
+    assert int(counts.sum()) < len(found.splits.train)
+
+
 def test_a_recipe_balances_teacher_and_students_alike() -> None:
     plain, over = job("data.longtail=5"), job("data.longtail=5", "data.balance=over")
-    most = int(counts_of(plain.splits.train).max())
+    most = max(tally(plain.splits.train))
     steps = [batches_of(one, one.arms, size=32, seed=0).steps_per_epoch for one in (plain, over)]
     assert steps == [-(-len(plain.splits.train) // 32), -(-10 * most // 32)]
     # A teacher that learned from other epochs is another teacher.

@@ -57,7 +57,7 @@ def environment(*folders: Path) -> dict[str, str]:
 
 def test_a_loss_enters_the_catalogue_by_the_changes_that_are_shown(tmp_path: Path) -> None:
     copy = tmp_path / "copy"
-    shutil.copytree(SOURCE / "tutelage", copy / "src" / "tutelage", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(SOURCE / "tutelage", copy / "src" / "tutelage")
     for name in COPIED:
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, copy / name)
@@ -80,9 +80,6 @@ def test_a_loss_enters_the_catalogue_by_the_changes_that_are_shown(tmp_path: Pat
     rows = (copy / "benchmarks" / "methods.py").read_text(encoding="utf-8")
     compile(rows, "methods.py", "exec")
     assert '_soft("total_variation")' in rows
-    shown = [sys.executable, "-m", "tutelage", "methods", "total_variation"]
-    card = subprocess.run(shown, cwd=copy, env=environment(copy / "src"), capture_output=True, text=True, check=True)
-    assert "½ Σ_c |p_c − q_c|" in card.stdout
 
 
 @pytest.mark.parametrize("gone", ["tests/test_losses_contract.py", "tests/reference_losses.py"])

@@ -97,7 +97,7 @@ def test_test_figures_are_those_of_the_chosen_round_with_a_warning(second: Itera
     row = next(row for row in second.run.report["models"] if row["name"] == "distilled")
     assert second.result["test"] == {"round": 2, "metrics": {"accuracy": row["metrics"]["accuracy"]}}
     [warning] = second.result["warnings"]
-    assert warning.startswith("2 rounds were tried")
+    assert warning.startswith("The round was chosen among 2 by validation")
     assert f"{row['metrics']['accuracy']['value'] * 100:.2f} %" in second.summary()
     first = json.loads((second.folder / "round-1" / "report.json").read_text())
     other = next(row for row in first["models"] if row["name"] == "distilled")
@@ -194,7 +194,7 @@ def test_without_a_round_that_reaches_it_the_best_is_named_and_more_can_be_tried
     # A target that is lowered changes the choice, not how often was tried.
     lower = again(copied)
     assert (lower.result["chosen"], lower.result["tried"]) == (2, 3)
-    assert lower.result["warnings"][0].startswith("3 rounds were tried")
+    assert lower.result["warnings"][0].startswith("The round was chosen among 3")
 
 
 def test_of_equal_rounds_the_first_is_the_best() -> None:
@@ -247,6 +247,12 @@ def test_stopped_in_a_round_it_goes_on_to_the_same_end(
         return {**result, "rounds": own, "command": ""}
 
     assert timeless(found.result) == timeless(second.result)
+
+
+def test_seeds_by_chance_are_drawn_once(tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"target": 1e-6, "adjust": {"train.epochs": [1]}, "quiet": True}
+    first = iterate(tiny("seeds=null"), tmp_path / "out", **asked)
+    assert iterate(tiny("seeds=null"), tmp_path / "out", **asked).result == first.result
 
 
 def test_another_recipe_or_other_values_need_another_folder(second: Iteration) -> None:
@@ -358,6 +364,7 @@ def test_values_as_they_are_typed() -> None:
         ({"adjust": {"train.epochs": [1, 0]}}, r"round 2, train.epochs=0"),
         ({"adjust": {"student.args.wide": [1, 2]}}, r"round 1, student.args.wide=1"),
         ({"adjust": {"student.args.width": [4, -1]}}, r"round 2, student.args.width=-1"),
+        ({"adjust": {"train.optimizer": ["adamw", "adamx"]}}, r"round 2, train.optimizer=adamx"),
         ({"adjust": {"train.epochs": [1, 2, 1]}}, "rounds 1 and 3 are the same"),
         ({"adjust": {"train.epochs": list(range(1, 1001))}}, "too many rounds"),
         ({"target": 60}, r"this is no target for accuracy[\s\S]*did you mean 0.6\?"),
@@ -412,7 +419,7 @@ def test_on_the_command_line(second: Iteration, copied: Path) -> None:
     found = call(*words, "--target", str(TARGET))
     assert found.code == 0, found.err
     assert "round 2 reached the target" in found.out
-    assert "warning: 2 rounds were tried" in found.out
+    assert "warning: The round was chosen among 2 by validation" in found.out
     command = json.loads((copied / "iterate.json").read_text())["command"]
     assert command == " ".join(["tutelage", *words, "--target", str(TARGET)])
     missed = call(*words[:2], "--adjust", "student.args.width=4,48", *words[4:], "--target", "0.999", "--json")

@@ -101,7 +101,8 @@ def loss_named(name: str, *, built_in: Mapping[str, Function], trust: bool = Fal
                 expected="the name of a loss that is built in or that an installed package offers",
                 fix="if you trust whoever wrote it, run it with --trust",
             )
-        return load(Offer(name.rpartition(":")[2].rpartition(".")[2], name))
+        loss = load(Offer(name.rpartition(":")[2].rpartition(".")[2], name))
+        return next((own for own in built_in.values() if own is inspect.unwrap(loss)), loss)
     found = [offer for offer in offers() if offer.name == name]
     if name in built_in and not found:
         return built_in[name]
@@ -119,41 +120,39 @@ def loss_named(name: str, *, built_in: Mapping[str, Function], trust: bool = Fal
     return load(found[0])
 
 
-def imported(name: str, *, whose: str = "") -> object:
+def imported(name: str, *, whose: str | None = None) -> object:
     """What `package.module:function` names.
 
     Args:
         name: the module and the function; a dot goes into classes.
-        whose: how messages begin that are about somebody's offer.
+        whose: how messages say whose it is.
 
     Raises:
         InputError: it is no such name, or there is no such module or function, or the module fails on import.
     """
     module_name, _, attribute = name.partition(":")
-    begin = f"{whose}: " if whose else ""
     if not all(part.isidentifier() for part in [*module_name.split("."), *attribute.split(".")]):
-        raise InputError(
-            f"{begin}a function is named by its module and its name", given=name, expected="package.module:function"
-        )
+        what = "a function is named by its module and its name"
+        raise InputError(what, where=whose, given=name, expected="package.module:function")
     try:
         target: object = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         outer = error.name is not None and (module_name + ".").startswith(error.name + ".")
         raise InputError(
-            f"{begin}there is no module `{error.name}`"
+            f"there is no module `{error.name}`"
             if outer
-            else f"{begin}`{module_name}` needs the missing module `{error.name}`",
+            else f"`{module_name}` needs the missing module `{error.name}`",
+            where=whose,
             given=name,
             fix="install it, or put its folder on PYTHONPATH" if outer else f"install `{error.name}`",
         ) from error
     except (Exception, SystemExit) as error:
-        raise InputError(
-            f"{begin}`{module_name}` fails on import: {type(error).__name__}: {_line(error)}", given=name
-        ) from error
+        what = f"`{module_name}` fails on import: {type(error).__name__}: {_line(error)}"
+        raise InputError(what, where=whose, given=name) from error
     for part in attribute.split("."):
         if not hasattr(target, part):
-            known = [one for one in dir(target) if not one.startswith("_")]
-            raise InputError(f"{begin}`{module_name}` has no `{attribute}`", given=name, fix=nearest(part, known))
+            fix = nearest(part, [one for one in dir(target) if not one.startswith("_")])
+            raise InputError(f"`{module_name}` has no `{attribute}`", where=whose, given=name, fix=fix)
         target = getattr(target, part)
     return target
 
@@ -165,7 +164,7 @@ def load(offer: Offer) -> Function:
         InputError: it cannot be imported, it is no function, or it reads what no step provides.
     """
     title = offer.title
-    target = imported(offer.function, whose=title if offer.package else "")
+    target = imported(offer.function, whose=title if offer.package else None)
     if not callable(target) or inspect.isclass(target):
         kind = "a class" if inspect.isclass(target) else type(target).__name__
         raise InputError(f"{title} is no function", given=kind, expected="a function that returns a scalar tensor")
@@ -177,7 +176,7 @@ def load(offer: Offer) -> Function:
     for unknown in (name for name in reads if name not in NEEDS):
         guess = nearest(unknown, NEEDS)
         raise InputError(
-            f"{title} reads `{unknown}`, which no step provides",
+            f"{title} asks for `{unknown}`, which no step provides",
             expected="positional parameters named " + ", ".join(NEEDS),
             fix=guess if guess.startswith("did you mean") else "make it keyword-only, so that it is an option",
         )
@@ -209,10 +208,10 @@ def _guarded(function: Function, offer: Offer) -> Function:
             ) from error
         learns = any(getattr(one, "requires_grad", False) for one in read)
         if not hasattr(value, "backward") or tuple(value.shape) != () or (learns and not value.requires_grad):
-            graph = "" if getattr(value, "requires_grad", True) else ", without a graph"
+            given = _shown(value)
             raise TutelageError(
                 f"{offer.title} returns nothing to learn from",
-                given=_shown(value) + graph,
+                given=given if getattr(value, "requires_grad", True) else f"{given}, which has no graph",
                 expected="a scalar tensor with the graph that led to it",
             )
         return value

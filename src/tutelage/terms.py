@@ -16,11 +16,11 @@ from typing import Any, NamedTuple, cast, final
 import torch
 from torch import Tensor, nn
 
-from tutelage.errors import InputError
+from tutelage.errors import InputError, nearest
 from tutelage.schedules import Schedule, as_schedule, is_constant
 from tutelage.sources import Peers, Pseudo, Source, as_source
 from tutelage.types import Logits
-from tutelage.words import COMPANIONS, CONNECTORS, GRADIENTS, NEEDS
+from tutelage.words import COMPANIONS, CONNECTORS, GRADIENTS, MAPS, NEEDS
 
 __all__ = ["Attacker", "Loss", "Place", "Term", "companion_key", "matched_key", "title_of"]
 
@@ -32,10 +32,14 @@ At = str | tuple[str, str] | Sequence[str | tuple[str, str]]
 
 
 class Place(NamedTuple):
-    """Where a loss on features listens: a layer of each side, by path or by a pattern that one layer answers to."""
+    """Where a loss on features listens: a layer of each side, by path or by a pattern that one layer answers to.
+
+    With a `map`, a key of `words.MAPS`, patterns that several layers answer to; `layermaps` makes pairs of them.
+    """
 
     student: str
     teacher: str
+    map: str = ""
 
 
 @final
@@ -209,7 +213,7 @@ def _places(title: str, reads: Sequence[str], at: At, connector: str) -> tuple[P
     several = any(need.endswith(endings[0]) for need in reads) or "several" in kinds
     one = any(need.endswith(endings[1]) for need in reads) or "one" in kinds
     # A tuple of two texts is one place; several places stand in a list.
-    pair = isinstance(at, tuple) and len(at) == 2 and all(isinstance(layer, str) for layer in at)
+    pair = isinstance(at, Place) or (isinstance(at, tuple) and len(at) == 2 and all(isinstance(one, str) for one in at))
     given = cast(Sequence[str | tuple[str, str]], [at] if isinstance(at, str) or pair else at)
     places = tuple(Place(item, item) if isinstance(item, str) else Place(*item) for item in given)
     if connector not in CONNECTORS:
@@ -224,9 +228,16 @@ def _places(title: str, reads: Sequence[str], at: At, connector: str) -> tuple[P
             fix="give `at` with a layer of the student and one of the teacher, such as "
             "at: {student: net.stages.1, teacher: net.stages.2}",
         )
-    if one and len(places) > 1:
+    for place in places:
+        if place.map and place.map not in MAPS:
+            raise InputError(
+                f"no layer map `{place.map}`", expected="one of " + ", ".join(MAPS), fix=nearest(place.map, MAPS)
+            )
+    if one and (len(places) > 1 or places[0].map):
         raise InputError(
-            f"the loss `{title}` reads one place", given=f"{len(places)} places", fix="write one term for each place"
+            f"the loss `{title}` reads one place",
+            given=f"map: {places[0].map}" if places[0].map else f"{len(places)} places",
+            fix="write one term for each place",
         )
     return places
 

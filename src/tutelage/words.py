@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["COMBINED", "COMPANIONS", "CONNECTORS", "GRADIENTS", "NEEDS", "CompanionWord"]
+__all__ = ["COMBINED", "COMPANIONS", "CONNECTORS", "GRADIENTS", "MAPS", "NEEDS", "CompanionWord"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +114,11 @@ CONNECTORS: Mapping[str, str] = {
     "linear": "one linear layer; a 1×1 convolution on maps",
     "mlp": "two layers with a ReLU between them",
     "block": "a transformer block, then a linear layer; for tokens",
+}
+MAPS: Mapping[str, str] = {
+    "uniform": "the student's m-th of M layers beside the teacher's ⌈m · N / M⌉-th of N",
+    "last": "the student's layers beside as many of the teacher's last ones",
+    "first": "the student's layers beside as many of the teacher's first ones",
 }
 COMBINED: Mapping[str, str] = {
     "each": "the loss with each of them, averaged",

@@ -20,6 +20,8 @@ from tutelage.types import Outputs
 
 __all__ = ["Calibration", "Projections"]
 
+_NARROWEST = 16  # a quarter of a batch is the authors' width, which of a small batch would leave no direction to learn
+
 
 @final
 class Projections(Companion):
@@ -94,7 +96,7 @@ class Calibration(Companion):
     def build(cls, term: Term, student: nn.Module, ours: Outputs, around: Around) -> Self:
         """See `companions.building`."""
         size = around.batch_size or len(around.batch)
-        return cls(_layers(term), size, count_of(term, "width", max(size // 4, 1)))
+        return cls(_layers(term), size, count_of(term, "width", max(size // 4, _NARROWEST)))
 
     def forward(self, ours: Outputs, seen: Seen) -> Tensor:
         """(B, S, L), rows adding up to 1."""

@@ -13,6 +13,7 @@ from typing import final
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from tutelage.data.draws import Stream, mix
 from tutelage.data.examples import Examples, listed
@@ -42,7 +43,7 @@ class Balanced:
     """
 
     def __init__(self, examples: Examples, how: str, *, seed: int) -> None:
-        counts = counts_of(examples)
+        counts = counts_of(examples.targets, examples.classes)
         self._sizes = counts[counts > 0]  # classes without an example cannot be met
         self._repeats = how == "over"
         self._each = int(self._sizes.max() if self._repeats else self._sizes.min())
@@ -81,24 +82,24 @@ def balanced(examples: Examples, how: str, *, seed: int) -> Balanced | None:
             f"no sampling `{how}`", where="data.balance", expected="one of " + ", ".join(SAMPLINGS),
             fix=nearest(how, SAMPLINGS),
         )  # fmt: skip
-    if how == "none" or len(set(counts_of(examples).tolist()) - {0}) == 1:
+    if how == "none" or len(set(counts_of(examples.targets, examples.classes).tolist()) - {0}) == 1:
         return None
     return Balanced(examples, how, seed=seed)
 
 
-def counts_of(examples: Examples) -> Ints:
-    """Examples of every class, (C,).
+def counts_of(labels: Tensor, classes: Sequence[str]) -> Ints:
+    """Examples of every class, (C,), from their labels (N,).
 
     Raises:
         InputError: the examples have no single class each.
     """
-    if examples.targets.ndim > 1:
+    if labels.ndim > 1:
         raise InputError(
-            "classes cannot be counted where examples have no single one", where=examples.name,
-            given=f"targets of shape {tuple(examples.targets.shape)}", expected="(N,)",
+            "classes cannot be counted where examples have no single one",
+            given=f"targets of shape {tuple(labels.shape)}", expected="(N,)",
             fix="leave out data.balance, data.longtail and class_weights",
         )  # fmt: skip
-    found: Ints = torch.bincount(examples.targets, minlength=len(examples.classes)).numpy()
+    found: Ints = torch.bincount(labels, minlength=len(classes)).numpy()
     return found
 
 
@@ -174,7 +175,7 @@ def long_tail(examples: Examples, factor: float) -> Examples:
     if not 1.0 <= factor < math.inf:
         raise InputError("the factor of a long tail is out of range", where="data.longtail", given=factor,
                          expected="how many times rarer the last class is than the first, ≥ 1")  # fmt: skip
-    counts = counts_of(examples)
+    counts = counts_of(examples.targets, examples.classes)
     shares = factor ** (-np.arange(len(counts)) / max(len(counts) - 1, 1))
     # A little more than the product, whose last bits must not cost an example.
     wanted = np.maximum(np.floor(counts.max() * shares + 1e-9), 1).astype(np.int64)

@@ -29,7 +29,7 @@ def review(reviewed_features: list[Tensor], teacher_features: list[Tensor], *, m
 
     Equation:
         Σ over layers of Σ_l w_l · mean over elements of (pool_l(s) − pool_l(t))² / Σ_l w_l, for the whole map and its
-        averages over l × l windows with l = 4, 2, 1 below its side, weighing 1, ½, ¼, ⅛
+        averages over l × l windows, l those of 4, 2, 1 that are below its side, weighing 1, ½, ¼, … in this order
 
     Use:
         Several stages of convolutional nets: each of the student's is fused with all deeper ones before it is compared,
@@ -54,7 +54,7 @@ def review(reviewed_features: list[Tensor], teacher_features: list[Tensor], *, m
         >>> review([torch.ones(1, 2, 8, 8)], [torch.zeros(1, 2, 8, 8)])
         tensor(1.)
         >>> review([torch.tensor([[[[1.0, -1.0], [0.0, 0.0]]]])], [torch.zeros(1, 1, 2, 2)])
-        tensor(0.4444)
+        tensor(0.3333)
 
     Reference:
         Chen, Liu, Zhao, Jia 2021, CVPR, arXiv 2104.09044, the hierarchical context loss.
@@ -63,10 +63,10 @@ def review(reviewed_features: list[Tensor], teacher_features: list[Tensor], *, m
     for number, (ours, theirs) in enumerate(layers(reviewed_features, teacher_features)):
         student, teacher = _examples(ours, theirs, mask, (4,))
         value, weights = _apart(student, teacher, mask), 1.0
-        for level, side in enumerate(_PYRAMID, 1):
-            if side < min(student.shape[2:]):
-                coarse = _apart(pooled(student, (side, side)), pooled(teacher, (side, side)), mask)
-                value, weights = value + coarse * 0.5**level, weights + 0.5**level
+        coarser = [side for side in _PYRAMID if side < min(student.shape[2:])]
+        for level, side in enumerate(coarser, 1):
+            coarse = _apart(pooled(student, (side, side)), pooled(teacher, (side, side)), mask)
+            value, weights = value + coarse * 0.5**level, weights + 0.5**level
         total = value / weights if number == 0 else total + value / weights
     return total
 
@@ -74,7 +74,7 @@ def review(reviewed_features: list[Tensor], teacher_features: list[Tensor], *, m
 def semantic_calibration(
     calibrated_features: list[Tensor], calibration: Tensor, *, mask: Tensor | None = None
 ) -> Tensor:
-    """Semantic calibration (SemCKD): every layer of the student beside every one of the teacher; … (B, S, L) → ().
+    """Semantic calibration (SemCKD): every layer of the student beside every one of the teacher; (B, S, L) → ().
 
     Equation:
         mean over examples of (1 / S) Σ_i Σ_j α_ij · mean over elements of (s_ij − t_j)², with Σ_j α_ij = 1
@@ -140,7 +140,7 @@ def representation_regression(
     beta: float = 1.0,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Softmax regression (SRRL): the student's feature through the teacher's last layer; [(B, D), (B, C)] … → ().
+    """Softmax regression (SRRL): the student's feature through the teacher's last layer; (B, D) and (B, C) → ().
 
     Equation:
         mean over elements of (f − t)² + β · mean over elements of (W f + b − z_t)², t averaged over places, W and b the
@@ -235,7 +235,7 @@ def vit_mimic(matched_features: list[Tensor], teacher_features: list[Tensor], *,
 def masked_generation(
     generated_feature: list[Tensor], teacher_feature: Tensor, *, mask: Tensor | None = None
 ) -> Tensor:
-    """Generation of masked tokens (ViTKD): the teacher's last layer out of half the student's; [(B, N, D), …] → ().
+    """Generation of masked tokens (ViTKD): the teacher's last layer out of half the student's; (B, N, D) → ().
 
     Equation:
         (1 / λ) · mean over examples of Σ over masked tokens and all features of (g − t)², λ the share that is masked

@@ -74,7 +74,7 @@ def progressive(
     at = at_label(labels, student, mask)
     log_q = student.log_softmax(-1)
     unseen = past.isnan().any(-1)
-    share = torch.where(unseen, 0.0, final * progress).to(log_q.dtype)
+    share = (final * progress) * (~unseen).to(log_q.dtype)
     with looked_up(labels, student):
         label = -log_q.gather(-1, at).squeeze(-1)
     before = -(torch.where(unseen.unsqueeze(-1), 0.0, past) * log_q).sum(-1)

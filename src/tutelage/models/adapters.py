@@ -207,7 +207,10 @@ def _inject(module: nn.Module, adapter: Adapter, targets: Sequence[str]) -> None
         target_modules="|".join(re.escape(path) for path in targets),
     )  # fmt: skip
     modes = [module.get_submodule(path).training for path in targets]
-    inject_adapter_in_model(config, module)
+    try:
+        inject_adapter_in_model(config, module)
+    except (ImportError, TypeError, ValueError, NotImplementedError) as error:  # such as a package that is too old
+        raise ModelError(f"PEFT cannot adapt this model: {' '.join(str(error).split())[:240]}") from error
     for path, mode in zip(targets, modes, strict=True):
         module.get_submodule(path).train(mode)
 

@@ -3,6 +3,7 @@
 Importing this room imports no torch, so that a mistyped key is told at once.
 """
 
+from tutelage.recipe.combining import Combine
 from tutelage.recipe.loading import builtin_recipes, from_mapping, from_text, load, store_settings, train_settings
 from tutelage.recipe.moving import ScheduleSpec
 from tutelage.recipe.overrides import apply_overrides
@@ -11,7 +12,6 @@ from tutelage.recipe.reader import Tree
 from tutelage.recipe.schema import (
     RESUMABLE,
     SCRATCH,
-    Combine,
     Data,
     Recipe,
     Report,

@@ -12,9 +12,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
-from tutelage.errors import InputError
+from tutelage.errors import InputError, nearest
 from tutelage.recipe.scalars import show
 from tutelage.sources import Ema, FromArm, Peers, Pseudo, Source, as_source
+from tutelage.words import MAPS
 
 # Names that some file systems keep for devices, whatever their case or suffix.
 _DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
@@ -87,6 +88,13 @@ def _pairs(value: object) -> object:
     return [{"student": one, "teacher": one} if isinstance(one, str) else one for one in given]
 
 
+def _map(value: object) -> object:
+    if value is None or value in MAPS:
+        return value
+    fix = nearest(value, MAPS) if isinstance(value, str) else None
+    raise InputError(f"expected {', '.join(MAPS)} or null, got {show(value)}", fix=fix)
+
+
 def auto_or(kinds: Any) -> Any:
     """`auto` stands for a mapping of nothing but defaults; `kinds` is what editors are told."""
     return BeforeValidator(_auto, json_schema_input_type=kinds)
@@ -146,6 +154,11 @@ Precision = Annotated[
 ]
 
 
+LayerMap = Annotated[
+    str | None, BeforeValidator(_map, json_schema_input_type=Literal["uniform", "last", "first"] | None)
+]
+
+
 class PlaceSpec(Section):
     """A layer of the student beside one of the teacher."""
 
@@ -153,6 +166,10 @@ class PlaceSpec(Section):
     """The student's layer, by path or by a pattern that one layer answers to."""
     teacher: Text
     """The teacher's layer, likewise."""
+    map: LayerMap = None
+    """Both are patterns of several layers, where `*` stands for one part of a path, lined up so: uniform, the student's
+    m-th of M beside the teacher's ⌈m · N / M⌉-th of N; last or first, beside as many of the teacher's; null, one layer
+    each."""
 
 
 class SourceSpec(Section):

@@ -10,14 +10,14 @@ know, of losses, models and data sources, are checked by `check_names` with the 
 
 from __future__ import annotations
 
-import itertools
 import re
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
 
-from tutelage.errors import InputError, nearest
+from tutelage.errors import InputError
 from tutelage.recipe.attacks import AttackSpec, RobustnessSpec
+from tutelage.recipe.combining import Combine, check_twins, settled
 from tutelage.recipe.kinds import (
     Arguments,
     ArmName,
@@ -49,14 +49,13 @@ from tutelage.recipe.places import Places
 
 SCRATCH = "scratch"
 # Keys whose change does not make another run of it: where to compute and what to measure, not what is trained. Ask
-# `resumable`, which knows those of several teachers as well.
+# `resumable`, which knows those of several teachers, and what lies below a key, as well.
 RESUMABLE = frozenset(
     {
         "device",
         "train.checkpoint_seconds",
         "teacher.train.checkpoint_seconds",
         "report.attack",
-        *(f"report.attack.{key}" for key in RobustnessSpec.model_fields),
         "report.bootstrap",
         "report.latency",
         "report.trackers",
@@ -66,7 +65,7 @@ RESUMABLE = frozenset(
 
 def resumable(key: str) -> bool:
     """Whether a run may go on where this dotted key has changed."""
-    return re.sub(r"^teachers\.[^.]+\.", "teacher.", key) in RESUMABLE
+    return re.sub(r"^(report\.attack)\..*", r"\1", re.sub(r"^teachers\.[^.]+\.", "teacher.", key)) in RESUMABLE
 
 
 # ---- data ------------------------------------------------------------------------------------------------------------
@@ -252,22 +251,6 @@ class Teacher(Section):
         return train
 
 
-class Combine(Section):
-    """How several teachers answer as one."""
-
-    how: Literal["mean_probabilities", "mean_logits", "entropy", "confidence", "random_example", "random_step"] = (
-        "mean_probabilities"
-    )
-    """mean_probabilities, mean_logits; the mean of probabilities by certainty on each example: entropy, or confidence,
-    which reads labels; random_example, random_step: one teacher for each example and view, or for each batch."""
-    weights: dict[ArmName, NotNegative] = Field(default_factory=dict)
-    """How much each teacher counts, by name, or how often a random form draws it; equal where nothing is named."""
-    temperature: Positive | None = None
-    """At which the mean of probabilities is taken; null takes that of the arms."""
-    seed: Seed | None = None
-    """From which the random forms draw."""
-
-
 class TermSpec(Section):
     """One loss of an arm, and how much it weighs."""
 
@@ -387,13 +370,7 @@ class Recipe(Section):
     @field_validator("teachers")
     @classmethod
     def _no_twins(cls, teachers: dict[str, Teacher]) -> dict[str, Teacher]:
-        for (name, one), (other, two) in itertools.combinations(teachers.items(), 2):
-            if one.model_copy(update={"store": None}) == two.model_copy(update={"store": None}):
-                raise InputError(
-                    f"`{name}` and `{other}` are the same teacher twice",
-                    fix="give each a `seed` of its own, so that they start from other weights" if one.train is not None
-                    else "keep one of them, and say by `combine.weights` how much it counts",
-                )  # fmt: skip
+        check_twins(teachers)
         return teachers
 
     @field_validator("teacher")
@@ -414,20 +391,7 @@ class Recipe(Section):
         several = info.data.get("teachers")
         if several is None or "teacher" not in info.data:
             return combine
-        if not several:
-            if combine is not None:
-                raise InputError("there is one teacher, and nothing to combine", fix="name several under `teachers:`")
-            return None
-        weights = {} if combine is None else combine.weights
-        for name in weights:
-            if name not in several:
-                raise InputError(f"no teacher is called `{name}`, which has a weight", fix=nearest(name, several))
-        if missing := [name for name in several if weights and name not in weights]:
-            raise InputError(
-                f"the weights name no `{missing[0]}`", expected="one for each of " + ", ".join(several),
-                fix=f"write {missing[0]}: 0 for one that has no say",
-            )  # fmt: skip
-        return combine or Combine()
+        return settled(combine, several)
 
     @field_validator("student")
     @classmethod

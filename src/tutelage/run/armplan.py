@@ -9,7 +9,7 @@ from tutelage import losses
 from tutelage.attacks import Attack
 from tutelage.errors import InputError, Problem, RecipeError, nearest
 from tutelage.extensions import loss_named
-from tutelage.objective import Objective, Term
+from tutelage.objective import Objective, Place, Term
 from tutelage.recipe import ScheduleSpec, TermSpec
 from tutelage.schedules import Schedule
 from tutelage.sources import FromArm, Peers, Pseudo
@@ -113,7 +113,7 @@ def objective_of(terms: Sequence[TermSpec], where: str, *, trust: bool = False) 
                     temperature=None if term.temperature is None else _moving(term.temperature),
                     name=term.name,
                     options=dict(term.options),
-                    at=[(place.student, place.teacher) for place in term.at],
+                    at=[Place(place.student, place.teacher, place.map or "") for place in term.at],
                     connector=term.connector,
                     gradient=term.gradient,
                     attack=None if term.attack is None else Attack(**term.attack.model_dump()),
@@ -122,7 +122,8 @@ def objective_of(terms: Sequence[TermSpec], where: str, *, trust: bool = False) 
                 )
             )
         except InputError as error:
-            problems.append(replace(error.problem, where=f"{where}.{number}"))
+            whose = f", {error.problem.where}" if error.problem.where else ""
+            problems.append(replace(error.problem, where=f"{where}.{number}{whose}"))
     if problems:
         raise RecipeError(problems)
     return Objective(made)

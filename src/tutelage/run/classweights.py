@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tutelage.data import Examples
 from tutelage.data.balance import class_weights, counts_of
 from tutelage.errors import InputError, Problem, RecipeError, TutelageError
 from tutelage.objective import Objective, Term
@@ -19,13 +18,16 @@ __all__ = ["weigh_classes"]
 _OPTION = "class_weights"
 
 
-def weigh_classes(methods: Mapping[str, Objective], train: Examples, *, balance: str) -> dict[str, Objective]:
+def weigh_classes(
+    methods: Mapping[str, Objective], labels: Tensor, classes: Sequence[str], *, balance: str
+) -> dict[str, Objective]:
     """The objectives with numbers where their terms have words: `options: {class_weights: balanced}`.
 
     Args:
         methods: name of an arm -> what it minimises; those that weigh no classes come back as they are.
-        train: the training part, whose labels are counted.
-        balance: how an epoch samples it; see `Batches`.
+        labels: (N,) of the training examples that have one, to be counted.
+        classes: names of the classes.
+        balance: how an epoch samples the training part; see `Batches`.
 
     Raises:
         RecipeError: weights that cannot be made; all of them together.
@@ -36,7 +38,7 @@ def weigh_classes(methods: Mapping[str, Objective], train: Examples, *, balance:
         terms = []
         for number, term in enumerate(objective.terms):
             try:
-                terms.append(_weighed(term, train, balance))
+                terms.append(_weighed(term, labels, classes, balance))
             except TutelageError as error:
                 problems.append(replace(error.problem, where=f"arms.{name}.{number}.options.{_OPTION}"))
         changed = any(one is not other for one, other in zip(terms, objective.terms, strict=False))
@@ -46,7 +48,7 @@ def weigh_classes(methods: Mapping[str, Objective], train: Examples, *, balance:
     return found
 
 
-def _weighed(term: Term, train: Examples, balance: str) -> Term:
+def _weighed(term: Term, labels: Tensor, classes: Sequence[str], balance: str) -> Term:
     options: dict[str, Any] = dict(term.options)
     how = options.get(_OPTION)
     if how is None or isinstance(how, Tensor):
@@ -56,5 +58,5 @@ def _weighed(term: Term, train: Examples, balance: str) -> Term:
             "rare classes would be made up for twice", given=f"class_weights {how}, and data.balance {balance}",
             expected="one of the two", fix="take out either, or give a number for each class",
         )  # fmt: skip
-    weights = class_weights(how, counts_of(train), train.classes)
+    weights = class_weights(how, counts_of(labels, classes), classes)
     return replace(term, options={**options, _OPTION: torch.from_numpy(weights).float()})

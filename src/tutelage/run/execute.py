@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, final
@@ -22,6 +22,7 @@ from tutelage.files import read_json, read_text
 from tutelage.models import learning_count, merge
 from tutelage.recipe import Recipe, diff, from_text, resumable
 from tutelage.report import verdict
+from tutelage.run.alignment import aligned
 from tutelage.run.answers import answering
 from tutelage.run.arms import check_learning
 from tutelage.run.cohorts import Workshop, torch_settings
@@ -111,6 +112,8 @@ def execute(
     job: Job, out: Path, *, differences: Callable[[str], list[str]], overwrite: bool, quiet: bool, command: str
 ) -> Run:
     """Run a job in a folder; see `run_recipe`."""
+    builds = {name: plan.build for name, plan in job.students.items()}
+    job = replace(job, arms=aligned(job.arms, builds, job.teacher))
     device = make_device(job.device, precision=job.train.precision, engine=job.train.engine)
     if device.rank != 0:
         # Of several processes the first keeps the folder; the others learn along and write nothing.

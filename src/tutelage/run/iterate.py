@@ -25,6 +25,7 @@ from tutelage.evaluation.scoring import digest
 from tutelage.files import read_json, write_json, write_text
 from tutelage.lang.markdown import say_markdown
 from tutelage.recipe import Recipe
+from tutelage.run.arms import check_learning
 from tutelage.run.evalfiles import Kept, eval_files, read_eval_file
 from tutelage.run.execute import Run, facts_of, read_report, run_recipe
 from tutelage.run.folder import RunFolder
@@ -147,7 +148,7 @@ def _look_ahead(one: Round, *, trust: bool, store: Path | str | None) -> None:
         job = job_of_recipe(one.recipe, trust=trust, store=store)
         with torch.random.fork_rng():
             for plan in job.students.values():
-                plan.build()
+                check_learning(job.train, plan.build())
     except TutelageError as error:
         raise one.placed(error) from error
 

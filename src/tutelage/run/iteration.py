@@ -76,6 +76,12 @@ class Goal:
             return numbers.MISSING
         return numbers.percent(value, 2) if self.share else numbers.significant(value, 4)
 
+    @property
+    def asked(self) -> str:
+        """`at least 95.00 %`."""
+        target = self.said(self.target)
+        return f"at least {target}" if self.share else f"at most {target}"
+
     def spread(self, validation: Mapping[str, Any]) -> str:
         """`93.06 % ± 0.42`: mean and standard deviation over seeds."""
         sd, mean = validation["sd"], self.said(validation["mean"])
@@ -115,7 +121,7 @@ class Iteration:
             raise GateError(
                 f"no round reached the target: {numbers.plural(len(self.result['rounds']), 'round')} tried",
                 given=f"{goal.said(best['validation']['mean'])}, the best, in round {best['round']}",
-                expected=f"a validation {goal.metric} of {METRICS[goal.metric]} {goal.said(goal.target)}",
+                expected=f"validation {goal.metric}, {goal.asked}",
                 fix="add values behind those that were tried: finished rounds stay as they are",
             )
 
@@ -142,8 +148,8 @@ def result_of(
     warnings = []
     if len(done) > 1:
         warnings.append(
-            f"{len(done)} rounds were tried and one was chosen by validation, so its validation score flatters it. Its "
-            "test figures had no part in the choice; choosing another round by test figures would spoil them."
+            f"The round was chosen among {len(done)} by validation, so its validation score flatters it. Its test "
+            "figures had no part in the choice; choosing another round by test figures would spoil them."
         )
     return {
         "format": FORMAT,
@@ -169,11 +175,12 @@ def _goal(result: Mapping[str, Any]) -> Goal:
 
 def _outcome(result: Mapping[str, Any]) -> str:
     goal, best = _goal(result), result["rounds"][result["chosen"] - 1]
-    has = f"{goal.metric} of ‘{result['arm']}’ {goal.spread(best['validation'])}"
-    asked = f"{METRICS[goal.metric]} {goal.said(goal.target)}"
+    arm, number, has = result["arm"], best["round"], f"{goal.metric} {goal.spread(best['validation'])}"
     if result["reached"]:
-        return f"round {best['round']} reached the target: validation {has}, asked for {asked}"
-    return f"no round reached the target; the best is round {best['round']}: validation {has}, asked for {asked}"
+        return f"round {number} reached the target: ‘{arm}’ has validation {has}, asked for {goal.asked}"
+    return (
+        f"no round reached the target; the best is round {number}: ‘{arm}’ has validation {has}, asked for {goal.asked}"
+    )
 
 
 def _table(result: Mapping[str, Any]) -> list[str]:

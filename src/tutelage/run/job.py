@@ -21,6 +21,7 @@ from tutelage.objective import Objective
 from tutelage.recipe import Recipe, Student, Train, check_names, dump
 from tutelage.recipe.attacks import RobustnessSpec
 from tutelage.recipe.schema import Teacher as TeacherSpec
+from tutelage.run.alignment import aligned
 from tutelage.run.armplan import ArmPlan, arms_of, objective_of
 from tutelage.run.classweights import weigh_classes
 from tutelage.run.combination import check_alone, combination
@@ -91,7 +92,9 @@ class Job:
                 "an arm reads partners of the same class, but not every example's class is known",
                 where="data.labelled", fix="leave `labelled` out, or choose another loss",
             )  # fmt: skip
-        if self.balance == "over" and self.views.random and self.store is not None and self.store.views == "replay":
+        stores = [self.store, *(plan.store for plan in self.teacher.members.values())]
+        replays = any(store is not None and store.views == "replay" for store in stores)
+        if self.balance == "over" and self.views.random and replays:
             raise InputError(
                 "a store that replays has one view of an example for each epoch, but `data.balance: over` shows rare "
                 "examples in several",
@@ -176,7 +179,8 @@ def job_of_recipe(recipe: Recipe, *, trust: bool, store: Path | str | None = Non
     if source.unlabelled is not None:
         splits, own, told = with_unlabelled(splits, source.unlabelled, image_size=source.image_size)
         labelled, notices = own if labelled is None else labelled, (f"data: {told}",)
-    methods = weigh_classes(methods, splits.train, balance=source.balance)
+    known = slice(None) if labelled is None else torch.isin(splits.train.ids, labelled)
+    methods = weigh_classes(methods, splits.train.targets[known], splits.train.classes, balance=source.balance)
     if recipe.report.attack is not None:
         check_attackable(splits.test)
     mean, std = statistics(splits.train)
@@ -200,6 +204,8 @@ def job_of_recipe(recipe: Recipe, *, trust: bool, store: Path | str | None = Non
         check_alone(methods)
     else:
         plan = replace(plan, combine=combination(recipe.combine, list(plan.members), methods, views))
+    students = {name: learner(name, spec) for name, spec in recipe.learners.items()}
+    builds = {name: one.build for name, one in students.items()}
     return Job(
         name=recipe.name,
         config=dump(recipe),
@@ -207,8 +213,8 @@ def job_of_recipe(recipe: Recipe, *, trust: bool, store: Path | str | None = Non
         splits=splits,
         views=views,
         teacher=plan,
-        students={name: learner(name, spec) for name, spec in recipe.learners.items()},
-        arms=arms_of(recipe.learners, methods),
+        students=students,
+        arms=aligned(arms_of(recipe.learners, methods), builds, plan),
         train=recipe.train,
         device=recipe.device,
         threads=recipe.threads,

@@ -54,8 +54,14 @@ class Attacks:
         try:
             return self._known(name, self._differentiable(model))
         except ModelError as error:
-            self.notices.append(f"‘{name}’ was not attacked, so its robust accuracy is unknown: {error.problem.what}.")
-            return None
+            why = error.problem.what
+        except RuntimeError as error:
+            # A teacher that was never trained here may hold an operation that training would have refused.
+            if "deterministic" not in str(error):
+                raise
+            why = "it has an operation whose gradient is not deterministic, and train.deterministic is on"
+        self.notices.append(f"‘{name}’ was not attacked, so its robust accuracy is unknown: {why}.")
+        return None
 
     @staticmethod
     def _differentiable(model: nn.Module | None) -> nn.Module:

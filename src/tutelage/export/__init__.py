@@ -1,0 +1,10 @@
+"""From a module to the file that ships, and from the file to answers; every file is compared with its model.
+
+module ─► format.write ─► file ─► format.open ─► parity on real examples, several batch sizes ─► kept, or refused
+"""
+
+from tutelage.export.artifacts import FORMATS, Artifact, Format, export_model, open_artifact
+from tutelage.export.facts import Facts, Runner
+from tutelage.export.parity import Parity
+
+__all__ = ["FORMATS", "Artifact", "Facts", "Format", "Parity", "Runner", "export_model", "open_artifact"]
