@@ -205,7 +205,7 @@ def test_killed_it_goes_on_with_the_same_bits(place: Path, monkeypatch: pytest.M
     teachers["tall"] = {**teachers["tall"], "train": {**teachers["tall"]["train"], "checkpoint_seconds": 9}}
     run(from_mapping(recipe), "killed")
     log = Path("killed/log.txt").read_text()
-    assert "teacher-tall: continuing at step 1" in log
+    assert re.search(r"teacher-tall: continuing at step [34]/[68]", log)
     assert "teacher big: found in the cache" in log
     monkeypatch.setenv("TUTELAGE_CACHE", str(place / "second"))
     run(from_mapping(recipe), "straight")

@@ -10,12 +10,13 @@ import pytest
 
 import tutelage
 
-ROOMS = ["data", "evaluation", "losses", "models", "recipe", "report", "run", "store", "teachers", "training"]
+ROOMS = ["data", "evaluation", "export", "losses", "models", "recipe", "report", "run", "store", "teachers", "training"]
 
 
 def test_the_top_level_names() -> None:
     assert sorted(tutelage.__all__) == tutelage.__all__ == [
-        "Batch", "Distiller", "Objective", "Outputs", "Run", "Sampled", "Step", "Term", "TopK", "distill", "run_recipe",
+        "Batch", "Distiller", "Objective", "Outputs", "Run", "Sampled", "Step", "Term", "TopK", "distill", "iterate",
+        "run_recipe",
     ]  # fmt: skip
     for name in tutelage.__all__:
         assert getattr(tutelage, name).__name__ == name

@@ -18,11 +18,13 @@ from torch import Tensor, nn
 from companion_parts import CE, Trained, bits, killed, recipe, teacher_file, teacher_net, train
 from tutelage.data import load, plain_batches
 from tutelage.distiller import Asked, Distiller
-from tutelage.errors import InputError, TutelageError
+from tutelage.errors import InputError
 from tutelage.evaluation.predict import predict
-from tutelage.losses import cross_entropy, soft_target
-from tutelage.models import ModelSpec, build, load_weights
+from tutelage.losses import hint, soft_target
+from tutelage.models import load_weights
 from tutelage.objective import Term
+from tutelage.recipe import from_mapping
+from tutelage.run.job import job_of_recipe
 from tutelage.schedules import Schedule, follow, plateau, switch
 from tutelage.sources import Ema, FromArm, Peers
 from tutelage.teachers.moving import MovingTeacher
@@ -135,13 +137,14 @@ def test_what_is_no_decay_is_refused(decay: float) -> None:
 
 @contextmanager
 def recorded() -> Iterator[tuple[list[tuple[str, int, dict[str, Tensor]]], list[tuple[str, int, Any, Asked]]]]:
-    """While arms learn: every arm's weights after each step, and what it heard and was asked before."""
+    """While arms learn: every arm's weights after each step, and what it heard of its sources and said before."""
     after: list[tuple[str, int, dict[str, Tensor]]] = []
     told: list[tuple[str, int, Any, Asked]] = []
     learn = Arm.learn
 
     def learns(self: Arm, asked: Asked, *arguments: Any, step: int, others: Any = None, **keywords: Any) -> None:
-        told.append((self.name, step, others, asked))
+        mine = self.distiller.objective.sources
+        told.append((self.name, step, {s: one for s, one in (others or {}).items() if s in mine}, asked))
         learn(self, asked, *arguments, step=step, others=others or {}, **keywords)
         after.append((self.name, step, state(self.student)))
 
@@ -155,8 +158,9 @@ def test_in_a_run_the_average_follows_every_step(tmp_path: Path) -> None:
         found = train(recipe({"mean": [CE, term]}), tmp_path / "run")
     begun = found.begun["mean"]
     mean = {name.removeprefix("ema0."): value.double() for name, value in begun.items()}
-    assert len(after) == 6
-    for _, step, now in after:
+    steps = [(step, now) for name, step, now in after if name == "mean"]
+    assert len(steps) == 6
+    for step, now in steps:
         keep = min(0.9, (1 + step) / (10 + step))
         for name, value in now.items():
             mean[name] = (
@@ -200,7 +204,7 @@ def test_the_first_step_of_mutual_learning_is_the_one_by_hand(tmp_path: Path) ->
     nets = {}
     for name, start in (("first", 0), ("second", 1)):
         torch.manual_seed(start)
-        nets[name] = student_like(whole)
+        nets[name] = plain_student()
     # Both forward passes with the weights at the start, before anybody moves.
     logits = {name: one.train()(whole.inputs["x"]) for name, one in nets.items()}
     for name, other in (("first", "second"), ("second", "first")):
@@ -213,11 +217,8 @@ def test_the_first_step_of_mutual_learning_is_the_one_by_hand(tmp_path: Path) ->
             torch.testing.assert_close(mine[key], slope, rtol=1e-4, atol=1e-6)
 
 
-def student_like(like: Batch) -> nn.Module:
+def plain_student() -> nn.Module:
     """The student of these recipes, its weights from torch's generator; its normalisation from the data."""
-    from tutelage.recipe import from_mapping
-    from tutelage.run.job import job_of_recipe
-
     job = job_of_recipe(from_mapping(recipe({"scratch": [CE]})), trust=False)
     return job.students[""].build()
 
@@ -255,9 +256,10 @@ def test_of_three_the_others_count_alike(tmp_path: Path) -> None:
     others, asked = next((others, asked) for name, step, others, asked in told if name == "third.mutual")
     (heard,) = others.values()
     assert len(heard) == 2
-    values = [float(soft_target(asked.student.logits, one.logits, temperature=1.0)) for one in heard]
+    logits = asked.student.logits.detach()
+    values = [float(soft_target(logits, one.logits, temperature=1.0)) for one in heard]
     objective = Distiller(net(), None, [Term(soft_target, temperature=1.0, source="peers")]).objective
-    step = objective(Outputs(asked.student.logits), None, asked.batch, others={Peers(): heard})
+    step = objective(Outputs(logits), None, asked.batch, others={Peers(): heard})
     assert float(step.loss) == pytest.approx(sum(values) / 2, rel=1e-6)
 
 
@@ -274,8 +276,6 @@ def test_one_student_alone_has_no_peers(tmp_path: Path) -> None:
 
 
 def test_what_peers_cannot_tell_is_refused() -> None:
-    from tutelage.losses import hint
-
     with pytest.raises(InputError, match=r"reads `teacher_feature`, which peers each cannot tell"):
         Term(hint, at="0", source="peers")
     with pytest.raises(InputError, match="no way `loudest` to combine peers"):
@@ -350,12 +350,12 @@ def test_a_stale_peer_speaks_as_it_was(tmp_path: Path) -> None:
         found = train(mutual(every=3), tmp_path / "run")
     weights = {(name, step): now for name, step, now in after}
     for name, step, others, asked in told:
-        if name != "first.mutual":
+        if not name.endswith(".mutual"):
             continue
         ((heard,),) = others.values()
         renewed = step // 3 * 3 - 1  # the last step before this one after which copies were renewed
-        other = "second.mutual"
-        module = student_like(asked.batch)
+        other = "second.mutual" if name == "first.mutual" else "first.mutual"
+        module = plain_student()
         if renewed >= 0:
             module.load_state_dict(weights[other, renewed])
         else:
@@ -380,12 +380,12 @@ def chain() -> dict[str, Any]:
 def test_a_chain_of_assistants_hears_students_as_they_ship(tmp_path: Path) -> None:
     with recorded() as (_, told):
         found = train(chain(), tmp_path / "run")
-    order = list(dict.fromkeys(name for name, _, _, _ in told))
+    order = list(dict.fromkeys(name for name, _, _, _ in told if name != "scratch"))
     assert order == ["assistant", "small", "again"]
     for listener, teacher in (("small", "assistant"), ("again", "small")):
         heard = [(others, asked) for name, _, others, asked in told if name == listener]
         assert len(heard) == 6
-        module = student_like(heard[0][1].batch)
+        module = plain_student()
         module.load_state_dict(found.students[teacher])
         module.eval()
         for others, asked in heard:
@@ -457,7 +457,7 @@ def test_killed_and_taken_up_again_it_ends_with_the_same_bits(kind: str, tmp_pat
 @pytest.mark.parametrize("wave", [0, 1, 2])
 def test_a_chain_killed_in_any_wave_ends_with_the_same_bits(wave: int, tmp_path: Path) -> None:
     expected = train(chain(), tmp_path / "straight")
-    names = ["assistant", "small", "again"]
+    names = ["assistant", "small", "again"]  # the first wave has `scratch` as well
     learn = Arm.learn
 
     def learns(self: Arm, *arguments: Any, step: int, **keywords: Any) -> None:
@@ -469,7 +469,9 @@ def test_a_chain_killed_in_any_wave_ends_with_the_same_bits(wave: int, tmp_path:
     with mock.patch.object(Arm, "learn", learns), pytest.raises(KeyboardInterrupt):
         train(written, tmp_path / "killed")
     found: Trained = train(written, tmp_path / "killed")
-    assert list(found.learned) == names[wave:]  # those before are on disk, and are not learned again
+    assert [name for name in found.learned if name != "scratch"] == names[
+        wave:
+    ]  # those before are on disk, and are not learned again
     assert found.files == expected.files
 
 
@@ -545,17 +547,12 @@ def test_a_weight_follows_the_agreement_with_the_teacher_from_epoch_to_epoch(tmp
     assert len(set(expected)) > 1
     # What it followed is the share of validation examples that both rank the same first.
     split = load("digits", val=written["data"].get("val", 0.1), test=written["data"].get("test", 0.2)).val
-    teacher = teacher_like()
+    teacher = teacher_net()
     load_weights(teacher, teacher_file())
-    last = student_like(batch())
+    last = plain_student()
     load_weights(last, tmp_path / "run" / "students" / "fed" / "seed-0" / "last.safetensors")
     ranks = [predict(one, plain_batches(split, 512), torch.device("cpu")).argmax(-1) for one in (teacher, last)]
     assert curve[-1]["val_agreement"] == pytest.approx(float((ranks[0] == ranks[1]).double().mean()))
-
-
-def teacher_like() -> nn.Module:
-    """A module that the teacher's file fills: its normalisation is in the file."""
-    return teacher_net()
 
 
 def test_a_weight_falls_where_accuracy_stands_still(tmp_path: Path) -> None:

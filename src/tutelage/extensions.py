@@ -120,15 +120,17 @@ def loss_named(name: str, *, built_in: Mapping[str, Function], trust: bool = Fal
     return load(found[0])
 
 
-def imported(name: str, *, whose: str | None = None) -> object:
+def imported(name: str, *, whose: str | None = None, failed: type[TutelageError] = InputError) -> object:
     """What `package.module:function` names.
 
     Args:
         name: the module and the function; a dot goes into classes.
         whose: how messages say whose it is.
+        failed: the kind of error that a module is which fails on import.
 
     Raises:
-        InputError: it is no such name, or there is no such module or function, or the module fails on import.
+        InputError: it is no such name, or there is no such module or function.
+        TutelageError: of the kind `failed`, the module fails on import.
     """
     module_name, _, attribute = name.partition(":")
     if not all(part.isidentifier() for part in [*module_name.split("."), *attribute.split(".")]):
@@ -148,7 +150,7 @@ def imported(name: str, *, whose: str | None = None) -> object:
         ) from error
     except (Exception, SystemExit) as error:
         what = f"`{module_name}` fails on import: {type(error).__name__}: {_line(error)}"
-        raise InputError(what, where=whose, given=name) from error
+        raise failed(what, where=whose, given=name) from error
     for part in attribute.split("."):
         if not hasattr(target, part):
             fix = nearest(part, [one for one in dir(target) if not one.startswith("_")])

@@ -156,7 +156,7 @@ def plateau(
     def value(past: Past) -> float:
         now, best, waited = start, -math.inf, 0
         for row in past:
-            found = sign * row[f"val_{watch}"]
+            found = sign * _seen(row, watch)
             best, waited = (found, 0) if found > best else (best, waited + 1)
             if waited == patience:
                 now, waited = min(max(now * factor, least), greatest), 0
@@ -181,7 +181,7 @@ def follow(low: tuple[float, float], high: tuple[float, float], *, watch: str = 
         raise InputError("the points of a schedule that follows a number must rise", given=f"{x0:g} and {x1:g}")
 
     def value(past: Past) -> float:
-        seen = past[-1][f"val_{watch}"] if past else x0
+        seen = _seen(past[-1], watch) if past else x0
         return y0 + (y1 - y0) * min(max((seen - x0) / (x1 - x0), 0.0), 1.0)
 
     return Schedule(
@@ -207,6 +207,16 @@ def is_constant(schedule: Schedule) -> bool:
 def _watched(watch: str) -> None:
     if watch not in WATCHED:
         raise InputError(f"nothing tells `{watch}` of an epoch", expected="one of " + ", ".join(WATCHED))
+
+
+def _seen(row: Mapping[str, float], watch: str) -> float:
+    if f"val_{watch}" not in row:
+        raise InputError(
+            f"a schedule watches `{watch}`, which validation did not tell",
+            given=", ".join(row) or "nothing",
+            expected=f"val_{watch} of every epoch so far; a run tells it",
+        )
+    return row[f"val_{watch}"]
 
 
 def _number(value: float) -> float:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from tutelage import __version__
-from tutelage.errors import DamagedError, InputError, ModelError
+from tutelage.errors import DamagedError, ModelError
 from tutelage.evaluation.cost import parameters
 from tutelage.evaluation.scorecard import FORMAT
 from tutelage.extensions import versions_of
@@ -29,6 +29,7 @@ from tutelage.run.cohorts import Workshop, torch_settings
 from tutelage.run.folder import RunFolder, check_place
 from tutelage.run.job import Job, job_of_recipe
 from tutelage.run.judge import describe, judge
+from tutelage.run.several import refuse_another
 from tutelage.run.students import same_beginning, student_file
 from tutelage.run.teacher import TeacherInHand, check_teacher, obtain_teacher
 from tutelage.run.waves import train_seed
@@ -123,11 +124,7 @@ def execute(
             return Run(follower.path, {})
         return _under_way(job, follower, device, quiet=True, command=command)
     with RunFolder.open(out, overwrite=overwrite, quiet=quiet) as folder:
-        if "folds" in folder.manifest:
-            raise InputError(
-                f"{out} holds a cross-validation", expected="a run, or an empty folder",
-                fix="go on with `tutelage crossval`, choose another folder with --out, or add --overwrite",
-            )  # fmt: skip
+        refuse_another(folder, "run")
         folder.begin(job.config, differences, facts_of(job))
         device.barrier()
         if folder.complete:

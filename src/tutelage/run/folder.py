@@ -10,6 +10,7 @@ students/<arm>/seed-<n>/student.safetensors                    the file that shi
 eval/            what every model answered on the test part, (…-val.npz) on the validation part, and (…-train.npz) on a
                  sample of the training part
 fold-<n>/        of a cross-validation: the runs of its folds
+round-<n>/       of an iteration: the runs of its rounds; iterate.json says which was chosen
 report.json, report.html, README.md
 trackers/        what trackers keep, where the recipe names some
 debug/           only after a fault
@@ -35,8 +36,8 @@ __all__ = ["RunFolder", "check_place"]
 # In the order in which they are removed: without a manifest a run begins anew, and while the recipe is there the folder
 # is known for a run's, wherever the removal was killed.
 _OURS = (
-    "manifest.json", "fold-*", "metrics.jsonl", "log.txt", "teacher", "checkpoints", "students", "eval",
-    "report.json", "report.html", "README.md", "trackers", "debug", "config.yaml",
+    "manifest.json", "fold-*", "round-*", "iterate.json", "metrics.jsonl", "log.txt", "teacher", "checkpoints",
+    "students", "eval", "report.json", "report.html", "README.md", "trackers", "debug", "config.yaml",
 )  # fmt: skip
 _HALF_WRITTEN = re.compile(r"\..+\.\d+\.tmp")  # by a killed process, or by one that is at it; see `write_bytes`
 _MOST_SHOWN = 12
@@ -83,7 +84,7 @@ class RunFolder:
             except (InputError, MismatchError, DamagedError):
                 # What is wrong was given, not made here: a run that never began must not stand in the way of the
                 # command that mends it. Once a student learns there is something to keep.
-                made = ("students", "checkpoints/seed-*", "fold-*/manifest.json")
+                made = ("students", "checkpoints/seed-*", "fold-*/manifest.json", "round-*/manifest.json")
                 if fresh and not any(any(resolved.glob(pattern)) for pattern in made):
                     folder.clear()
                 raise
@@ -173,7 +174,8 @@ class RunFolder:
         for path in [path for name in _OURS for path in self.path.glob(name)]:
             if not path.is_dir():
                 path.unlink(missing_ok=True)
-            elif not (path.name.startswith("fold-") and _strangers(path)):  # a fold is a run, or one that never began
+            # A fold or a round is a run, or one that never began.
+            elif not (path.name.startswith(("fold-", "round-")) and _strangers(path)):
                 shutil.rmtree(path)
 
 

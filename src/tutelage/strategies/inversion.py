@@ -46,8 +46,8 @@ class Priors:
         InputError: one is negative or no number.
     """
 
-    statistics: float = 0.1
-    variation: float = 1.0
+    statistics: float = 1.0
+    variation: float = 0.0
     length: float = 0.0
     competition: float = 1.0
 
