@@ -78,9 +78,10 @@ def recipes() -> str:
         "Made by `python docs/generate.py` from the schema. A recipe is a YAML file; every key that is not marked",
         "*required* may be left out. `tutelage recipes NAME` prints a built-in one to start from, and `tutelage run",
         "RECIPE --set train.epochs=3` changes one key. Unknown keys are refused, with the nearest name.",
+        "[parts.md](parts.md) shows regularisers, and students that learn in parts.",
         "",
     ]
-    order = ["Data", "ViewsSpec", "Teacher", "Store", "Student", "TermSpec", "Train", "Stop", "Report"]
+    order = ["Data", "ViewsSpec", "Teacher", "Store", "Student", "AdapterSpec", "TermSpec", "Train", "Stop", "Report"]
     order += ["Constant", "Linear", "Cosine", "WarmUp", "Piecewise"]
     paths = {
         "Data": "data",
@@ -88,6 +89,7 @@ def recipes() -> str:
         "Store": "teacher.store",
         "Teacher": "teacher",
         "Student": "student",
+        "AdapterSpec": "student.adapter",
         "TermSpec": "arms: the terms of an arm",
         "Train": "train, and teacher.train",
         "Stop": "train.stop",

@@ -349,6 +349,15 @@ def test_mistakes_are_told_before_anything_is_trained(changes: list[str], words:
     assert isinstance(caught.value, (RecipeError, InputError))
 
 
+def test_a_store_of_one_of_several_teachers_is_looked_at_too() -> None:
+    one, other = ({**TINY["teacher"], "seed": seed, "store": {"views": "replay"}} for seed in (0, 1))
+    several = {key: value for key, value in TINY.items() if key != "teacher"} | {"teachers": {"a": one, "b": other}}
+    changes = ["data.views={shift: 1}"]
+    assert job_of_recipe(from_mapping(several, changes), trust=False).balance == "none"
+    with pytest.raises(InputError, match="replays"):
+        job_of_recipe(from_mapping(several, [*changes, "data.balance=over"]), trust=False)
+
+
 @pytest.mark.parametrize("store", ["null", "{views: 3}"], ids=["live", "stored"])
 def test_a_balanced_run_learns_rare_classes(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUTELAGE_STORE", str(tmp_path / "store"))

@@ -373,6 +373,9 @@ def test_mistakes_at_the_command(
 
 def test_a_teacher_is_not_trained_on_made_examples(tmp_path: Path) -> None:
     write_made(tmp_path / "made.npz", invert(taught(), 40, (1, 8, 8), CLASSES, settings=FAST), {})
-    done = call("run", "digits", "--out", str(tmp_path / "run"), "--set", f"data.train={tmp_path / 'made.npz'}")
+    done = call(
+        "run", "digits", "--out", str(tmp_path / "run"), "--set", f"data.train={tmp_path / 'made.npz'}",
+        "--set", "train.epochs=1", "--seed", "0", "--set", "report.latency=false", *SMALL,
+    )  # fmt: skip
     assert done.code == 2
     assert "cannot be trained on the examples of `data.train`" in done.err

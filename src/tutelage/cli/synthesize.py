@@ -118,7 +118,7 @@ def _teacher(recipe: Recipe, *, trust: bool, quiet: bool) -> Iterator[tuple[Job,
 
     job = job_of_recipe(recipe, trust=trust)
     device = make_device(job.device, precision=job.train.precision)
-    key = hashlib.sha256(f"synthesize {job.config} {job.splits.fingerprint}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"{job.config} {job.splits.fingerprint}".encode()).hexdigest()[:16]
     with (
         StopSignals(fix="the same command starts again, with the teacher that it has by now") as signals,
         torch_settings(job),

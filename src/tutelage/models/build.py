@@ -6,7 +6,6 @@ a function of the user's own (`package.module:function`), which is code and runs
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.errors import InputError, ModelError, TutelageError, nearest
+from tutelage.extensions import imported
 from tutelage.models import huggingface
 from tutelage.models.classifier import Classifier
 from tutelage.models.nets import NETS
@@ -118,30 +118,7 @@ def _call(name: str, args: Mapping[str, object], input_shape: tuple[int, ...], c
             expected=f"one of {', '.join(NETS)}; hf:<type>",
             fix="if you trust whoever wrote it, run it with --trust",
         )
-    module_name, _, attribute = name.partition(":")
-    if not all(part.isidentifier() for part in [*module_name.split("."), *attribute.split(".")]):
-        raise InputError(
-            "a function is named by its module and its name", given=name, expected="package.module:function"
-        )
-    try:
-        target: object = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        outer = error.name is not None and (module_name + ".").startswith(error.name + ".")
-        raise InputError(
-            f"there is no module `{error.name}`"
-            if outer
-            else f"`{module_name}` needs the missing module `{error.name}`",
-            given=name,
-            fix="install it, or put its folder on PYTHONPATH" if outer else f"install `{error.name}`",
-        ) from error
-    except Exception as error:
-        raise ModelError(
-            f"`{module_name}` fails on import: {type(error).__name__}: {_line(error)}", given=name
-        ) from error
-    for part in attribute.split("."):
-        if not hasattr(target, part):
-            raise InputError(f"`{module_name}` has no `{attribute}`", given=name, fix=nearest(part, dir(target)))
-        target = getattr(target, part)
+    target = imported(name, failed=ModelError)
     if not callable(target):
         raise InputError(f"`{name}` is no function", given=type(target).__name__, expected="a function")
     try:

@@ -94,11 +94,13 @@ def with_head(student: nn.Module, facts: HeadFacts) -> nn.Module:
     The layer `facts.at` then puts out what the projector does: that is where a loss compares it with the teacher's map.
     """
     before = student.get_submodule(facts.at)
-    projector = Projector(facts.channels, facts.width, facts.size, facts.factor)
-    student.set_submodule(facts.at, nn.Sequential(OrderedDict(layer=before, projector=projector)))
+    projector = Projector(facts.channels, facts.width, facts.size, facts.factor).train(before.training)
+    chain = nn.Sequential(OrderedDict(layer=before, projector=projector))
+    chain.training = before.training  # and nothing inside it, which may be frozen
+    student.set_submodule(facts.at, chain)
     last = nn.Linear(facts.width, facts.classes, bias=facts.bias).requires_grad_(False)
-    student.set_submodule(facts.last, last)
-    return student.train(student.training)
+    student.set_submodule(facts.last, last.train(student.training))
+    return student
 
 
 def take_head(student: nn.Module, head: nn.Linear, facts: HeadFacts) -> nn.Module:

@@ -4,6 +4,7 @@ Importing this room imports no torch, so that a mistyped key is told at once.
 """
 
 from tutelage.recipe.combining import Combine
+from tutelage.recipe.learners import Student
 from tutelage.recipe.loading import builtin_recipes, from_mapping, from_text, load, store_settings, train_settings
 from tutelage.recipe.moving import ScheduleSpec
 from tutelage.recipe.overrides import apply_overrides
@@ -17,7 +18,6 @@ from tutelage.recipe.schema import (
     Report,
     Stop,
     Store,
-    Student,
     Teacher,
     TermSpec,
     Train,

@@ -29,6 +29,17 @@ class AdapterSpec(Section):
     """Layers that learn fully, without an adapter, such as [net.head]."""
 
 
+class HeadSpec(Section):
+    """The teacher's last layer in the place of the student's own, behind a projector; both ship with the student."""
+
+    student: Text
+    """The student's last convolutional stage, right in front of the mean over places."""
+    teacher: Text
+    """The teacher's."""
+    factor: Count = 2
+    """By which the projector is narrower inside than the teacher's stage."""
+
+
 class Student(Section):
     """The small model that is to ship."""
 
@@ -42,6 +53,8 @@ class Student(Section):
     """What learns in place of its weights; null lets all of it learn. Needs the extra `peft`."""
     frozen: _Layers = ()
     """Layers that do not learn, by path (with all inside) or pattern; not even the statistics of their batch norms."""
+    head: HeadSpec | None = None
+    """Lets the student end in its teacher's last layer, which does not learn; null keeps its own."""
     start: Seed = 0
     """Added to the run's seed for the first weights: by this, two students of one net differ."""
 
@@ -56,6 +69,13 @@ class Student(Section):
                 fix="give its `weights:`, a safetensors file such as an earlier run's student",
             )
         return adapter
+
+    @field_validator("head")
+    @classmethod
+    def _nothing_adapted(cls, head: HeadSpec | None, info: ValidationInfo) -> HeadSpec | None:
+        if head is not None and info.data.get("adapter") is not None:
+            raise InputError("a student with adapters keeps its own last layer", fix="leave `adapter` or `head` out")
+        return head
 
 
 def comes_with_weights(model: str) -> bool:

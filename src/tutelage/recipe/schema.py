@@ -42,8 +42,7 @@ from tutelage.recipe.kinds import (
     auto_or,
     words,
 )
-from tutelage.recipe.learners import Student as Student
-from tutelage.recipe.learners import comes_with_weights
+from tutelage.recipe.learners import Student, comes_with_weights
 from tutelage.recipe.moving import ScheduleSpec, Temperature, Weight
 from tutelage.recipe.places import Places
 
@@ -255,7 +254,7 @@ class TermSpec(Section):
     """One loss of an arm, and how much it weighs."""
 
     loss: Text
-    """The loss by name."""
+    """The loss by name: built in, offered by an installed package, or `package.module:function`."""
     weight: Weight = 1.0
     """What it is multiplied by."""
     temperature: Temperature | None = None

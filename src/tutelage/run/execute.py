@@ -27,6 +27,7 @@ from tutelage.run.answers import answering
 from tutelage.run.arms import check_learning
 from tutelage.run.cohorts import Workshop, torch_settings
 from tutelage.run.folder import RunFolder, check_place
+from tutelage.run.heads import filled, headed
 from tutelage.run.job import Job, job_of_recipe
 from tutelage.run.judge import describe, judge
 from tutelage.run.several import refuse_another
@@ -113,6 +114,7 @@ def execute(
     job: Job, out: Path, *, differences: Callable[[str], list[str]], overwrite: bool, quiet: bool, command: str
 ) -> Run:
     """Run a job in a folder; see `run_recipe`."""
+    job = replace(job, students=headed(job.students, job.teacher, job.splits.train))
     builds = {name: plan.build for name, plan in job.students.items()}
     job = replace(job, arms=aligned(job.arms, builds, job.teacher))
     device = make_device(job.device, precision=job.train.precision, engine=job.train.engine)
@@ -152,6 +154,7 @@ def _run(job: Job, shop: Workshop, started: float, command: str) -> Run:
     folder = shop.folder
     students = _build_early(job)
     teacher = obtain_teacher(job, shop)
+    job = replace(job, students=filled(job.students, teacher.module, job.splits.train))
     _same_teacher(folder, teacher)
     same_beginning(folder, job.students)
     for name, one in {"": teacher, **teacher.members}.items():
@@ -277,5 +280,5 @@ def facts_of(job: Job) -> dict[str, Any]:
             "fingerprint": splits.fingerprint,
             "counts": {"train": len(splits.train), "val": len(splits.val), "test": len(splits.test)},
         },
-        "trusted_code": False,
+        "trusted_code": job.trusted,
     }

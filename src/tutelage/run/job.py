@@ -17,14 +17,17 @@ from tutelage.errors import InputError, RecipeError
 from tutelage.evaluation.robust import check_attackable
 from tutelage.extensions import offers
 from tutelage.models import NETS, Adapter, ModelSpec, adapt, build
+from tutelage.models.reuse import HeadFacts
 from tutelage.objective import Objective
 from tutelage.recipe import Recipe, Student, Train, check_names, dump
 from tutelage.recipe.attacks import RobustnessSpec
+from tutelage.recipe.learners import HeadSpec
 from tutelage.recipe.schema import Teacher as TeacherSpec
 from tutelage.run.alignment import aligned
 from tutelage.run.armplan import ArmPlan, arms_of, objective_of
 from tutelage.run.classweights import weigh_classes
 from tutelage.run.combination import check_alone, combination
+from tutelage.run.heads import headed
 from tutelage.run.storeplan import StorePlan, store_plan
 from tutelage.run.teacherplan import TeacherPlan, teacher_plan
 from tutelage.teachers.ensemble import places_of_each
@@ -49,6 +52,8 @@ class StudentPlan:
     plain: Callable[[], nn.Module] | None = None  # what its file fits, where that is another one: without adapters
     weights: Path | None = None  # what every seed begins with
     start: int = 0  # added to the run's seed for the first weights
+    reuse: HeadSpec | None = None  # at which layers it is to take over its teacher's last one
+    head: HeadFacts | None = None  # the same, once the shapes are known
 
     def anew(self) -> nn.Module:
         """A module that the student's file fills, whatever it holds now."""
@@ -77,6 +82,7 @@ class Job:
     store: StorePlan | None = None  # None: the teacher answers anew at every step
     balance: str = "none"  # what an epoch shows of classes that are not equally frequent
     attack: RobustnessSpec | None = None  # by which every model is judged as well
+    trusted: bool = False  # whether code that the recipe names runs
     notices: tuple[str, ...] = ()  # what a person should know before it starts
     labelled: torch.Tensor | None = None  # (K,) ids of the training examples that have labels; None where all have
 
@@ -204,7 +210,7 @@ def job_of_recipe(recipe: Recipe, *, trust: bool, store: Path | str | None = Non
         check_alone(methods)
     else:
         plan = replace(plan, combine=combination(recipe.combine, list(plan.members), methods, views))
-    students = {name: learner(name, spec) for name, spec in recipe.learners.items()}
+    students = headed({name: learner(name, spec) for name, spec in recipe.learners.items()}, plan, splits.train)
     builds = {name: one.build for name, one in students.items()}
     return Job(
         name=recipe.name,
@@ -225,9 +231,17 @@ def job_of_recipe(recipe: Recipe, *, trust: bool, store: Path | str | None = Non
         balance=recipe.data.balance,
         labelled=labelled,
         notices=notices,
+        trusted=_names_code(recipe),
         attack=recipe.report.attack,
         store=plan.store,
     )
+
+
+def _names_code(recipe: Recipe) -> bool:
+    """Whether a recipe names functions, which run where that is allowed."""
+    named = [one.model for one in (*recipe.trusted.values(), *recipe.learners.values())]
+    named += [term.loss for terms in recipe.arms.values() for term in terms]
+    return any(":" in name and not name.startswith("hf:") for name in named)
 
 
 def student_plan(
@@ -237,11 +251,13 @@ def student_plan(
     config = {"model": spec.model, "args": dict(spec.args), **facts}
     plain = builder(ModelSpec(spec.model, spec.args, None))
     if spec.weights is None and spec.adapter is None and not spec.frozen:
-        return StudentPlan(plain, config, start=spec.start)
+        return StudentPlan(plain, config, start=spec.start, reuse=spec.head)
     weights = Path(spec.weights) if spec.weights is not None else None
     origin = builder(ModelSpec(spec.model, spec.args, weights))
     adapter = None if spec.adapter is None else Adapter(**spec.adapter.model_dump())
-    return StudentPlan(lambda: adapt(origin(), adapter, frozen=spec.frozen), config, plain, weights, spec.start)
+    return StudentPlan(
+        lambda: adapt(origin(), adapter, frozen=spec.frozen), config, plain, weights, spec.start, spec.head
+    )
 
 
 def facts_of_data(splits: Splits) -> dict[str, object]:

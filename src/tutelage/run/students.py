@@ -20,6 +20,7 @@ from tutelage.models import (
     parameter_count,
     save_weights,
 )
+from tutelage.models.reuse import HeadFacts, with_head
 from tutelage.run.folder import RunFolder
 from tutelage.run.job import StudentPlan
 from tutelage.training import Arm
@@ -133,5 +134,7 @@ def load_student(folder: Path | str, *, compression: str = "", trust: bool = Fal
         std=facts["std"],
         trust=trust,
     )
+    if facts.get("head") is not None:
+        model = with_head(model, HeadFacts.of_json(facts["head"]))
     load_weights(model, file)
     return model.eval()

@@ -18,6 +18,8 @@ from tutelage.types import Batch, Outputs
 
 __all__ = ["combined", "groups", "heard"]
 
+_READ_LABELS = ("best", "least_logits")
+
 
 def groups(arms: Sequence[Arm]) -> list[list[Arm]]:
     """Arms that listen to each other, who go through a step together; all others by themselves, in the given order."""
@@ -39,10 +41,18 @@ def heard(arm: Arm, asked: Mapping[str, Asked], arms: Mapping[str, Arm]) -> dict
         arm: who listens.
         asked: what the arms of its group said to this batch.
         arms: all arms by name; one that has stopped answers as it is.
+
+    Raises:
+        InputError: the way in which peers are combined needs labels that examples have not.
     """
     batch, found = asked[arm.name].batch, dict[Source, list[Outputs]]()
     for source in arm.distiller.objective.sources:
         if isinstance(source, Peers):
+            if batch.labelled is not None and source.how in _READ_LABELS:
+                raise InputError(
+                    f"peers are combined by `{source.how}`, which reads labels, but some examples have none",
+                    fix="combine peers by `mean_logits`, or label all examples",
+                )
             said = [_said(arms[name], asked.get(name), batch, source.every) for name in arm.peers]
             own = _logits(asked[arm.name].student)
             found[source] = [Outputs(one) for one in combined(source.how, own, said, batch.target)]
