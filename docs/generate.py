@@ -82,7 +82,8 @@ def recipes() -> str:
         "",
     ]
     order = ["Data", "ViewsSpec", "Teacher", "Store", "Student", "AdapterSpec", "TermSpec", "Train", "Stop", "Report"]
-    order += ["Constant", "Linear", "Cosine", "WarmUp", "Piecewise"]
+    # Whatever else the schema holds is shown after these.
+    order += sorted(set(whole["$defs"]) - set(order))
     paths = {
         "Data": "data",
         "ViewsSpec": "data.views",
@@ -94,6 +95,11 @@ def recipes() -> str:
         "Train": "train, and teacher.train",
         "Stop": "train.stop",
         "Report": "report",
+        "AttackSpec": "attack, of a term",
+        "RobustnessSpec": "report.attack",
+        "SourceSpec": "source, of a term",
+        "PlaceSpec": "at, of a term",
+        "Combine": "combine",
     }
     sections = [("at the top", whole)] + [
         (paths.get(name, f"a number that moves: {name}"), whole["$defs"][name]) for name in order

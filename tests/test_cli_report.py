@@ -49,7 +49,7 @@ def test_a_run_that_was_trained_gets_the_same_three_files_again(tmp_path: Path) 
         done = call("report", str(folder))
         assert (done.code, done.err) == (0, "")
         assert done.out.splitlines() == [
-            "every number follows from the saved answers",
+            "every number that answers tell follows from the saved ones",
             f"report: {folder / 'report.html'}",
         ]
         assert contents(folder) == before
@@ -74,7 +74,7 @@ def test_a_number_altered_by_hand_is_found_and_nothing_is_written(copy: Path, fi
     assert "models.distilled.metrics.accuracy.value: 0.999" in done.out
     assert contents(copy) == contents(finished)
     again = call("report", str(copy), "--accept")
-    assert again.out.splitlines()[0] == "every number follows from the saved answers"
+    assert again.out.splitlines()[0] == "every number that answers tell follows from the saved ones"
     assert contents(copy) == contents(finished)
 
 
@@ -86,7 +86,7 @@ def test_another_machines_last_digit_is_no_difference_and_stays(copy: Path) -> N
         found["nll"] = nll["value"] = float(np.nextafter(nll["value"], 9))
 
     alter(copy, change)
-    assert call("report", str(copy)).out.startswith("every number follows")
+    assert call("report", str(copy)).out.startswith("every number that")
     assert json.loads((copy / "report.json").read_text())["models"][2]["metrics"]["nll"]["value"] == found["nll"]
 
 

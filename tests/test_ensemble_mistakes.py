@@ -109,7 +109,7 @@ def test_a_wrong_layer_or_optimizer_of_one_is_told_before_any_is_trained(place: 
     wrong: list[tuple[Callable[[], Recipe], str]] = [
         (lambda: several(teachers=tall, arms={"a": [at("tall.net.stage.1")]}),
          "the model has no layer `net.stage.1` (teacher tall)\nhint: did you mean `net.stages"),
-        (lambda: several("teachers.tall.train.optimizer=sdg", teachers=tall), "sdg"),
+        (lambda: several("teachers.tall.train.optimizer=sdg", teachers=tall), "(teacher tall"),
         (lambda: several("teachers.tall.args={witdh: 3}", teachers=tall), "witdh"),
         (lambda: several("teachers.wide.args.width=16", teachers=tall), "(teacher wide"),
     ]  # fmt: skip

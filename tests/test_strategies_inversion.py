@@ -27,6 +27,7 @@ from tutelage.strategies.synthesis_losses import (
     Normed,
     activation,
     batch_statistics,
+    contrast,
     disagreement,
     imbalance,
     length,
@@ -85,6 +86,19 @@ def test_variation_counts_neighbours_below_and_to_the_right() -> None:
     assert variation(doubles([[[0, 3], [1, 1]]])).item() == 1.5 + 1.5
 
 
+def test_contrast_agrees_with_its_equation() -> None:
+    first, second, bank = (torch.randn(n, 5, dtype=torch.float64) for n in (4, 4, 3))
+
+    def unit(rows: torch.Tensor) -> np.ndarray:
+        return rows.numpy() / np.linalg.norm(rows.numpy(), axis=1, keepdims=True)
+
+    close = np.exp(unit(first) @ np.concatenate([unit(second), unit(bank)]).T / 0.1)
+    expected = -np.log(np.diag(close[:, :4]) / close.sum(1)).mean()
+    assert contrast(first, second, bank).item() == pytest.approx(expected, abs=1e-9)
+    alike = torch.ones(4, 5, dtype=torch.float64)
+    assert contrast(alike, alike, alike[:3]).item() == pytest.approx(math.log(7), abs=1e-9)
+
+
 def test_length_is_the_mean_square() -> None:
     assert length(doubles([3, 4], [0, 0])).item() == 6.25
 
@@ -119,8 +133,10 @@ def test_disagreement_hands_gradients_to_both_sides(kind: str) -> None:
         lambda: imbalance(torch.zeros(2, 1)),
         lambda: variation(torch.zeros(2, 5)),
         lambda: batch_statistics([]),
+        lambda: contrast(torch.rand(2, 3), torch.rand(2, 3), torch.rand(2, 4)),
+        lambda: contrast(torch.rand(2, 3), torch.rand(2, 3), torch.rand(0, 3), temperature=0.0),
     ],
-    ids=["shapes", "kind", "integers", "one class", "no picture", "no norms"],
+    ids=["shapes", "kind", "integers", "one class", "no picture", "no norms", "bank", "temperature"],
 )
 def test_mistakes_in_losses(mistake) -> None:
     with pytest.raises(InputError):
@@ -218,6 +234,22 @@ def test_against_a_student_examples_are_such_that_it_errs_on_them() -> None:
 
     assert apart(student) > 1.5 * apart(None)
     assert state_digest(student) == before
+
+
+def test_contrast_makes_inputs_differ_from_those_made_before() -> None:
+    teacher = taught()
+
+    def alike(weight: float) -> float:
+        priors = Priors(statistics=0.1, contrast=weight)
+        made = invert(teacher, 60, (1, 8, 8), 10, settings=Inversion(steps=40, batch_size=30, shift=1, priors=priors))
+        with LayerInputs(teacher) as inputs, torch.no_grad():
+            teacher(made.inputs.float() / 255)
+            rows = nn.functional.normalize(inputs.feature())
+        same = made.targets[:, None] == made.targets
+        return float((rows @ rows.T)[same & ~torch.eye(60, dtype=torch.bool)].mean())
+
+    assert alike(20.0) < alike(0.0)
+    assert state_digest(teacher) == state_digest(taught())
 
 
 def test_features_are_made_without_bounds() -> None:

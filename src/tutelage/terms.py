@@ -28,7 +28,6 @@ Loss = Callable[..., Tensor]
 _OF_TEACHER = frozenset(word for word, companion in COMPANIONS.items() if companion.teacher)
 # (student, inputs, target, teacher's logits, generator) -> attacked inputs, a constant; see `tutelage.attacks`.
 Attacker = Callable[[nn.Module, Tensor, Tensor, Logits | None, torch.Generator], Tensor]
-At = str | tuple[str, str] | Sequence[str | tuple[str, str]]
 
 
 class Place(NamedTuple):
@@ -40,6 +39,9 @@ class Place(NamedTuple):
     student: str
     teacher: str
     map: str = ""
+
+
+At = str | tuple[str, str] | Place | Sequence[str | tuple[str, str] | Place]
 
 
 @final
@@ -217,7 +219,7 @@ def _places(title: str, reads: Sequence[str], at: At, connector: str) -> tuple[P
     one = any(need.endswith(endings[1]) for need in reads) or "one" in kinds
     # A tuple of two texts is one place; several places stand in a list.
     pair = isinstance(at, Place) or (isinstance(at, tuple) and len(at) == 2 and all(isinstance(one, str) for one in at))
-    given = cast(Sequence[str | tuple[str, str]], [at] if isinstance(at, str) or pair else at)
+    given = cast(Sequence[str | tuple[str, str] | Place], [at] if isinstance(at, str) or pair else at)
     places = tuple(Place(item, item) if isinstance(item, str) else Place(*item) for item in given)
     if connector not in CONNECTORS:
         raise InputError(f"no connector `{connector}`", expected="one of " + ", ".join(CONNECTORS))

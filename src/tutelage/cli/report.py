@@ -60,7 +60,7 @@ def _checked(folder: Path, found: dict[str, Any], *, accept: bool) -> dict[str, 
     made = rescore(folder)
     changed = differences(found, made)
     if not changed:
-        click.echo(lang.say("every number follows from the saved answers"))
+        click.echo(lang.say("every number that answers tell follows from the saved ones"))
         return found
     more = len(changed) - _MOST_SHOWN
     lines = [*changed[:_MOST_SHOWN], *([f"and {more:,} more"] if more > 0 else [])]

@@ -105,7 +105,7 @@ def cross_entropy(
         log_q = logits.log_softmax(-1)
         shares = _shares(target, log_q, label_smoothing, smoothing)
         if class_weights is not None:
-            shares = shares * class_weights.to(log_q.dtype)
+            shares = shares * class_weights.to(log_q)
         return average(-(shares * log_q).sum(-1), mask)
     except (IndexError, RuntimeError) as error:
         if not soft:

@@ -209,9 +209,8 @@ def _asked(module: nn.Module, place: str, example: Tensor, whose: str) -> tuple[
 
 def _last(student: nn.Module, classes: int) -> str:
     """The path of the student's own last layer."""
-    names = [
-        name for name, one in student.named_modules() if isinstance(one, nn.Linear) and one.out_features == classes
-    ]
+    layers: dict[str, nn.Module] = dict(student.named_modules())
+    names = [name for name, one in layers.items() if isinstance(one, nn.Linear) and one.out_features == classes]
     if not names:
         raise ModelError(
             "the student has no last linear layer to put the teacher's in place of",

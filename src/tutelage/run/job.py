@@ -239,7 +239,7 @@ def job_of_recipe(recipe: Recipe, *, trust: bool, store: Path | str | None = Non
 
 def _names_code(recipe: Recipe) -> bool:
     """Whether a recipe names functions, which run where that is allowed."""
-    named = [one.model for one in (*recipe.trusted.values(), *recipe.learners.values())]
+    named = [one.model for one in recipe.trusted.values()] + [one.model for one in recipe.learners.values()]
     named += [term.loss for terms in recipe.arms.values() for term in terms]
     return any(":" in name and not name.startswith("hf:") for name in named)
 

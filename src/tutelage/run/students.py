@@ -135,6 +135,6 @@ def load_student(folder: Path | str, *, compression: str = "", trust: bool = Fal
         trust=trust,
     )
     if facts.get("head") is not None:
-        model = with_head(model, HeadFacts.of_json(facts["head"]))
+        with_head(model, HeadFacts.of_json(facts["head"]))
     load_weights(model, file)
     return model.eval()

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
 
 from tutelage.data import as_model_input
-from tutelage.errors import DamagedError, ModelError, TutelageError
+from tutelage.errors import DamagedError, InputError, ModelError, TutelageError
 from tutelage.evaluation.predict import ask, predict, validation_scores
 from tutelage.files import cache_folder, read_json, sha256, write_json
 from tutelage.losses import cross_entropy
@@ -30,8 +31,6 @@ from tutelage.teachers import EnsembleTeacher, ModuleTeacher, Teacher
 from tutelage.training import make_device
 
 __all__ = ["TeacherInHand", "check_teacher", "is_ready", "obtain_teacher", "teacher_key"]
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,7 +125,8 @@ def _several(job: Job, shop: Workshop) -> TeacherInHand:
     jobs = job.members
     hands: dict[str, TeacherInHand] = {}
     for name, one in sorted(jobs.items(), key=lambda item: item[1].teacher.train is not None):
-        hands[name] = _named(one, lambda one=one: obtain_teacher(one, shop))  # type: ignore[misc]
+        with _naming(one):
+            hands[name] = obtain_teacher(one, shop)
     members = {name: hands[name] for name in jobs}
     teacher = EnsembleTeacher([one.teacher for one in members.values()], **job.teacher.combine)
     hand = TeacherInHand(teacher, teacher.panel(), None, 0.0, [], members)
@@ -147,21 +147,21 @@ def check_teacher(job: Job) -> None:
         plan = one.teacher
         if plan.build is None or (plan.train is None and not plan.name):
             continue
-        with torch.random.fork_rng():
+        with _naming(one), torch.random.fork_rng():
             module = plan.build()
-        if plan.train is not None:
-            check_learning(plan.train, module)
-        if plan.name:
-            _named(one, lambda one=one, module=module: _check_places(one, module))  # type: ignore[misc]
+            if plan.train is not None:
+                check_learning(plan.train, module)
+            _check_places(one, module)
 
 
-def _named(job: Job, act: Callable[[], T]) -> T:
-    """Do something for one of several teachers, so that what is wrong with it bears its name."""
+@contextlib.contextmanager
+def _naming(job: Job) -> Iterator[None]:
+    """What is wrong with one of several teachers bears its name."""
     try:
-        return act()
-    except (ModelError, DamagedError) as error:
+        yield
+    except TutelageError as error:
         told, title = error.problem, job.teacher.title
-        if not job.teacher.name or title in told.what:
+        if type(error) not in (InputError, ModelError, DamagedError) or not job.teacher.name or title in told.what:
             raise
         where = f"{title}, {told.where}" if told.where else title
         raise type(error)(told.what, where=where, given=told.given, expected=told.expected, fix=told.fix) from error

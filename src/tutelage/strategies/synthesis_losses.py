@@ -20,11 +20,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from tutelage.errors import InputError, ModelError
 from tutelage.losses.divergences import divergence
-from tutelage.losses.targets import as_float, check_logits
-from tutelage.losses.vectors import check_choice
+from tutelage.losses.targets import as_float, check_logits, positive
+from tutelage.losses.vectors import check_choice, unit
 
 __all__ = [
-    "DISAGREEMENTS", "LayerInput", "LayerInputs", "Normed", "activation", "batch_statistics", "disagreement",
+    "DISAGREEMENTS", "LayerInput", "LayerInputs", "Normed", "activation", "batch_statistics", "contrast", "disagreement",
     "imbalance", "length", "sureness", "variation",
 ]  # fmt: skip
 
@@ -116,6 +116,40 @@ def disagreement(student_logits: Tensor, teacher_logits: Tensor, kind: str = "js
         return -divergence(log_p, log_q).mean()
     log_m = torch.logaddexp(log_p, log_q) - math.log(2.0)
     return -0.5 * (divergence(log_p, log_m) + divergence(log_q, log_m)).mean()
+
+
+def contrast(first: Tensor, second: Tensor, bank: Tensor, *, temperature: float = 0.1) -> Tensor:
+    """Every input should be told apart from all others made so far: two views of it find each other; (B, D), … → ().
+
+    Equation:
+        mean over examples i of −log( exp(cos(a_i, b_i) / T) / Σ_j exp(cos(a_i, b_j) / T) ), where j runs over the other
+        views of this batch and the bank
+
+    Args:
+        first: (B, D) features of one view of each input.
+        second: (B, D) of another view of the same inputs, in the same order.
+        bank: (M, D) of inputs made before; M may be 0.
+        temperature: T > 0.
+
+    Returns:
+        () nats; log(B + M) where all features are alike.
+
+    Raises:
+        InputError: features that do not belong together, or a temperature that is not above 0.
+
+    Reference:
+        Fang and others 2021 (CMI), arXiv 2105.08584, equation 6.
+    """
+    positive("temperature", temperature)
+    if first.ndim != 2 or first.shape != second.shape or bank.ndim != 2 or bank.shape[1] != first.shape[1]:
+        raise InputError(
+            "these features do not belong together",
+            given=f"{tuple(first.shape)}, {tuple(second.shape)}, bank {tuple(bank.shape)}",
+            expected="(B, D), (B, D) and (M, D)",
+        )
+    others = torch.cat([unit(second), unit(bank)])
+    own = torch.arange(len(first), device=first.device)
+    return F.cross_entropy(unit(first) @ others.T / temperature, own)
 
 
 def variation(x: Tensor) -> Tensor:
