@@ -345,7 +345,24 @@ def run(options: argparse.Namespace) -> Results:
     results.facts |= {"teacher_parameters": parameter_count(module), "seconds": time.monotonic() - begin}
     results.facts["train"], results.facts["steps"] = len(job.splits.train), options.epochs
     write_json(root / "methods.json", vars(results))
+    if options.costs:
+        what = f"{options.source}, cnn of width 8, batches of 128, one CPU thread"
+        write_json(Path(options.costs), costs(results, what))
     return results
+
+
+def costs(results: Results, what: str) -> dict[str, Any]:
+    """What a step of each method that is one loss costs beyond one of `scratch`, as `tutelage methods` reads it."""
+    alone = {m.name for m in METHODS if len(m.terms) == 1 and m.terms[0]["loss"] == m.name and m.name in results.seconds}
+    memory = {name: results.bytes.get(name) for name in alone}
+    return {
+        "what": what,
+        "step_ms": round(1e3 * results.facts["step_seconds"]["scratch"], 2),
+        "noise_ms": 0.3,
+        "noise_mib": 0.5,
+        "extra_ms": {name: round(1e3 * results.seconds[name], 2) for name in sorted(alone)},
+        "extra_mib": {name: round(size / 2**20, 1) for name, size in sorted(memory.items()) if size is not None},
+    }
 
 
 def gains(results: Results, against: str) -> dict[str, tuple[Estimate, float | None]]:
@@ -404,6 +421,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     for name, default in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--out", help="a folder in which a killed run continues")
+    parser.add_argument("--costs", metavar="FILE", help="also write what steps cost, as src/tutelage/measured.json has it")
     parser.add_argument("--quiet", action="store_true")
     return parser.parse_args(arguments)
 

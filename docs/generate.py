@@ -16,22 +16,26 @@ import click
 
 from tutelage import catalogue
 from tutelage.cli import cli
+from tutelage.combinations import FAMILIES, combinations
 from tutelage.recipe import json_schema
 
 HERE = Path(__file__).parent
 
 
 def methods() -> str:
-    """Every loss with its card."""
-    entries = catalogue.methods()
+    """Every loss with its card, then every combination."""
+    entries = catalogue.losses()
     lines = [
         "# Methods",
         "",
-        "Made by `python docs/generate.py` from the losses themselves. Each is one line in a recipe; `tutelage methods",
-        "NAME` prints the same card. How to choose: start with `soft_target`; where the teacher is much larger or much",
+        "Made by `python docs/generate.py` from the code itself. A loss is one line in a recipe; the",
+        "[combinations](#combinations) are several parts that together are a method of the literature. `tutelage methods",
+        "NAME` prints the same card, also by the name that papers use, such as DKD. How to choose: start with `soft_target`; where the teacher is much larger or much",
         "surer than the student can be, try `decoupled`, `dist` or `standardized`; keep what the report says helped.",
         "In a short training high temperatures start slowly; [measured-methods.md](measured-methods.md) shows one",
-        "comparison.",
+        "comparison. What a card says of measured time comes from there.",
+        "",
+        "## Losses",
         "",
         "| loss | works on | in one line |",
         "|---|---|---|",
@@ -43,9 +47,27 @@ def methods() -> str:
         lines += ["```", parts["Equation"], "```", "", " ".join(parts["Use"].split()), ""]
         defaults = re.search(r"^Defaults: (.*)$", entry.text, re.MULTILINE)
         lines += [f"Defaults: `{defaults.group(1) if defaults else 'none'}`.", ""]
+        cost = re.search(r"^Cost: (.*)$", entry.text, re.MULTILINE)
+        lines += [f"Cost: {cost.group(1) if cost else ''}.", ""]
         lines += [f"Returns: {' '.join(parts['Returns'].split())}", ""]
         lines += [f"Source: {' '.join(parts['Reference'].split('Reads:')[0].split())}"]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_combinations()]) + "\n"
+
+
+def _combinations() -> list[str]:
+    """The combinations, family by family; each with the part of a recipe that it is."""
+    entries = combinations()
+    lines = ["", "## Combinations", "", "What of a recipe makes it this method; all else is as it was. A test runs each of", "them."]
+    for family in FAMILIES:
+        lines += ["", f"{family[0].upper()}{family[1:]}:", ""]
+        lines += [f"* [`{one.name}`](#{one.name}): {one.line}" for one in entries if one.family == family]
+    for one in entries:
+        lines += ["", f"## {one.name}", "", one.line, "", "```", one.equation, "```", "", " ".join(one.use.split()), ""]
+        lines += [f"Defaults: {' '.join(one.defaults.split())}", "", f"Cost: {' '.join(one.cost.split())}", ""]
+        for language, block in (("sh", one.commands), ("yaml", one.recipe)):
+            lines += [f"```{language}", block, "```", ""] if block else []
+        lines += [f"Source: {' '.join(one.reference.split())}"]
+    return lines
 
 
 def commands() -> str:

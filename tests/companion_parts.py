@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import tempfile
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,7 +64,8 @@ def teacher_file() -> Path:
     torch.manual_seed(3)
     net = teacher_net()
     net.net.head.weight.data *= 4.0
-    path = Path(tempfile.mkdtemp(prefix="tutelage-teacher-")) / "teacher.safetensors"
+    path = Path(os.environ["TUTELAGE_CACHE"]) / "untrained" / "teacher.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
     save_weights(net, path)
     return path
 

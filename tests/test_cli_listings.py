@@ -13,12 +13,14 @@ import pytest
 
 import tutelage
 from tutelage import cli, losses
+from tutelage.combinations import FAMILIES
 from tutelage.models import NETS
 from tutelage.recipe import builtin_recipes, from_text
 
 OTHER_WAYS = {"hf:TYPE", "hf:/FOLDER", "package.module:function"}
+COMBINATIONS = {name for family in FAMILIES.values() for name in family}
 LISTS = {
-    "methods": set(losses.__all__),
+    "methods": set(losses.__all__) | COMBINATIONS,
     "models": set(NETS) | OTHER_WAYS,
     "recipes": set(builtin_recipes()),
 }
@@ -41,6 +43,7 @@ def test_losses_stand_under_what_they_work_on(capsys: pytest.CaptureFixture[str]
     headings = [line for line in capsys.readouterr().out.splitlines() if line.endswith(":") and "  " not in line]
     assert headings[:2] == ["labels and logits:", "several labels at once, and numbers:"]
     assert "relations between examples:" in headings
+    assert headings[-len(FAMILIES) :] == [f"{family}:" for family in FAMILIES]
     assert "others:" not in headings  # every file of losses has a family
 
 
@@ -101,8 +104,34 @@ def test_a_method_is_shown_with_all_that_a_choice_needs(capsys: pytest.CaptureFi
     for name in losses.__all__:
         call("methods", name)
         text = capsys.readouterr().out
-        for part in ("Equation:", "Reads: ", "Defaults: ", f"- loss: {name}"):
+        for part in ("Equation:", "Reads: ", "Defaults: ", "Cost: ", f"- loss: {name}"):
             assert part in text, name
+    for name in COMBINATIONS:
+        call("methods", name)
+        text = capsys.readouterr().out
+        for part in ("Equation:\n", "Use:\n", "Defaults: ", "Cost: ", "Reference:\n"):
+            assert part in text, name
+        assert "In a recipe:\n" in text or "On the command line:\n" in text
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [("DKD", "decoupled"), ("dml", "deep_mutual"), ("TinyBERT", "tiny_bert"), ("Tf-KD_self", "teacher_free_self")],
+)
+def test_a_method_is_found_by_the_name_that_papers_use(
+    said: str, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("methods", said) == 0
+    shown_so = capsys.readouterr().out
+    assert call("methods", name) == 0
+    assert capsys.readouterr().out == shown_so
+
+
+def test_a_name_that_several_methods_have_in_papers_says_which(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("methods", "MobileBERT") == 2
+    assert "papers call these so: attention_kl, hidden_mse" in capsys.readouterr().err
+    assert call("recipes", "DKD") == 2
+    assert call("methods", "C") == 2  # what stands in brackets behind shapes is no name
 
 
 def test_a_recipe_that_is_printed_can_be_run(capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ from tutelage.terms import companion_key
 from tutelage.words import COMPANIONS
 
 STAGES = ["net.stages.0", "net.stages.1", "net.stages.2"]
-LAST = STAGES[-1]
+LAST, POOLED = STAGES[-1], "net.dropout"
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,24 @@ ROWS = [
         features=["net.blocks.1"],
         changes=TRANSFORMERS,
     ),
+    Row("contrastive_memory", ["contrast"], {"loss": "contrastive_memory", "at": POOLED}, features=[POOLED]),
+    Row(
+        "contrastive_memory-few-labels",
+        ["contrast"],
+        {"loss": "contrastive_memory", "at": LAST, "companion": {"width": 8, "negatives": 20, "momentum": 0.9}},
+        features=[LAST],
+        changes={"data__labelled": 0.3},
+    ),
+    Row("seed_similarity", ["anchors"], {"loss": "seed_similarity", "at": POOLED}, features=[POOLED]),
+    Row(
+        "compress_one_queue",
+        ["anchors"],
+        {"loss": "compress_one_queue", "at": POOLED, "connector": "mlp", "companion": {"size": 70}},
+        features=[POOLED],
+    ),
+    Row("compress_two_queues", ["twin_anchors"], {"loss": "compress_two_queues", "at": POOLED}, features=[POOLED]),
+    Row("self_consistent", ["centre"], {"loss": "self_consistent"}),
+    Row("self_consistent-own", ["centre"], {"loss": "self_consistent", "source": {"ema": 0.9}}),
 ]
 every = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 _kept: dict[str, Trained] = {}

@@ -30,6 +30,7 @@ from tutelage.errors import InputError, ModelError
 from tutelage.losses.targets import top_k
 from tutelage.models import ModelSpec, build
 from tutelage.objective import Objective, Place, Term
+from tutelage.teachers import EnsembleTeacher, ModuleTeacher
 from tutelage.types import Batch, Outputs
 
 CLASSES = 4
@@ -47,8 +48,8 @@ def net(model: str = "cnn", seed: int = 0, **args: Any) -> nn.Module:
     return build(spec, input_shape=(1, 8, 8), classes=CLASSES, mean=[0.5], std=[0.3])
 
 
-def listening(term: Term, student: nn.Module | None = None, *, answer: Outputs | None = None, like: Batch | None = None) -> Listening:  # fmt: skip
-    example = like or batch()
+def listening(term: Term, student: nn.Module | None = None, *, answer: Outputs | None = None) -> Listening:
+    example = batch()
     known = torch.arange(40), torch.zeros(40, dtype=torch.int64)
     told = answer or Outputs(torch.randn(len(example), CLASSES), {"layer": torch.randn(len(example), 7, 2, 2)})
     torch.manual_seed(1)
@@ -205,7 +206,7 @@ def test_a_judge_needs_all_logits_from_the_start() -> None:
 @pytest.mark.parametrize(("shape", "rows"), [((12, 5), (12, 5)), ((12, 3, 5), (12, 5)), ((12, 5, 2, 3), (12, 5))])
 def test_rows_are_means_over_places(shape: tuple[int, ...], rows: tuple[int, ...]) -> None:
     feature = torch.randn(shape)
-    expected = {2: feature, 3: feature.mean(1), 4: feature.flatten(2).mean(-1)}[len(shape)]
+    expected = feature if len(shape) == 2 else feature.mean(1) if len(shape) == 3 else feature.flatten(2).mean(-1)
     assert averaged(feature).shape == rows
     torch.testing.assert_close(averaged(feature), expected)
     with pytest.raises(InputError, match="neither places nor tokens"):
@@ -232,9 +233,14 @@ STAGES = ["net.stages.0", "net.stages.1", "net.stages.2"]
 
 @pytest.mark.parametrize(
     "shapes",
-    [[(12, 3), (12, 9), (12, 5)], [(12, 6, 3), (12, 6, 5)], [(12, 3, 8, 8), (12, 5, 4, 4)], [(12, 3, 2, 2), (12, 1, 4, 4)]],
+    [
+        [(12, 3), (12, 9), (12, 5)],
+        [(12, 6, 3), (12, 6, 5)],
+        [(12, 3, 8, 8), (12, 5, 4, 4)],
+        [(12, 3, 2, 2), (12, 1, 4, 4)],
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_exits_lead_to_the_shape_of_the_deepest_layer(shapes: list[tuple[int, ...]]) -> None:
     places = [f"layer{n}" for n in range(len(shapes))]
     exits = Exits(places[:-1], shapes, CLASSES)
@@ -290,7 +296,7 @@ CHAINS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "dscnn-stem": (lambda: net("dscnn"), "net.stem"),
     "mlp": (lambda: net("mlp", width=8), "net.hidden.2"),
     "plain": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.ReLU(), nn.Linear(6, CLASSES)), "2"),
-    "pattern": (net, "net.*.1"),
+    "pattern": (net, "*stages.1"),
 }  # fmt: skip
 
 
@@ -465,3 +471,29 @@ def test_two_processes_learn_and_remember_what_one_does(tmp_path: Path) -> None:
     for name, value in alone.checkpoint.items():
         # Sums of gradients are added up in another order, and nothing else differs.
         torch.testing.assert_close(pair[name], value, rtol=1e-3, atol=1e-5, equal_nan=True, msg=name)
+
+
+def test_two_phases_of_annealing_are_two_terms(tmp_path: Path) -> None:
+    later = {"loss": "cross_entropy", "weight": {"schedule": "switch", "before": 0, "after": 1, "at": 0.5}}
+    arms = {"phases": [{"loss": "annealed", "options": {"until": 0.5}}, later]}
+    found = train(recipe(arms), tmp_path / "run")
+    first, second = found.learned["phases"].curve
+    assert "cross_entropy" not in first  # of weight 0 in every step: one term is left, the loss itself
+    assert first["loss"] > 0
+    assert second["annealed"] == 0.0
+    assert second["loss"] == pytest.approx(second["cross_entropy"])
+
+
+def test_a_judge_meets_one_random_teacher_at_each_step() -> None:
+    members = [ModuleTeacher(net(seed=seed)) for seed in (1, 2)]
+    teachers = EnsembleTeacher(members, how="random_step", seed=0)
+    distiller = Distiller(net(), teachers, [Term(losses.adversarial, options={"logit": 0.0})], example=batch())
+    made, met = distiller.student.companions["0+judged"], set()
+    for step in range(12):
+        whole = batch(seed=step)
+        whole = Batch(whole.ids + 100 * step, whole.inputs, whole.target)
+        said = made(Outputs(torch.zeros(12, CLASSES)), Seen(whole, teachers.answer(whole), 0.5))[2]
+        alone = [made(Outputs(torch.zeros(12, CLASSES)), Seen(whole, one.answer(whole), 0.5))[2] for one in members]
+        met.add(next(number for number, one in enumerate(alone) if torch.equal(said, one)))
+        distiller(whole).loss.backward()
+    assert met == {0, 1}

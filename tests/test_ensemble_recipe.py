@@ -27,6 +27,7 @@ from tutelage.run.crossval import cross_validate
 from tutelage.run.job import job_of_recipe
 from tutelage.run.rescore import rescore
 from tutelage.teachers import COMBINATIONS
+from tutelage.training import Trackers
 
 
 @pytest.fixture(autouse=True)
@@ -75,8 +76,11 @@ def test_from_the_command_line(place: Path) -> None:
     assert re.search(r"teachers together: by mean_probabilities .* the best of them, `(big|wide)`, [0-9]", checked.out)
 
 
-def test_the_judged_teacher_is_the_mean_of_its_files(place: Path) -> None:
-    found = run(several("combine.weights={big: 3, wide: 1}"), "out")
+def test_the_judged_teacher_is_the_mean_of_its_files(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    curves: list[tuple[str, int, int]] = []
+    monkeypatch.setattr(Trackers, "rows", lambda _, arm, seed, rows: curves.append((arm, seed, len(list(rows)))))
+    found = run(several("combine.weights={big: 3, wide: 1}", "teachers.big.seed=7"), "out")
+    assert ("teacher-big", 7, 2) in curves
     saved = np.load("out/eval/teacher.npz")
     job = job_of_recipe(several(), trust=False)
     test = job.splits.test.inputs.float() / 255

@@ -452,10 +452,48 @@ def test_of_several_students_an_arm_listens_to_its_own_or_to_the_one_it_names(tm
     assert heard["first.named"] == heard["second.named"] == {"second.assistant"}
 
 
+def test_layers_of_an_assistant_are_heard_as_it_ships(tmp_path: Path) -> None:
+    hinted = {"loss": "hint", "at": "net.stages.1", "source": "assistant"}
+    with recorded() as (_, told):
+        found = train(recipe({"assistant": [CE, SOFT], "small": [CE, hinted]}, train__epochs=1), tmp_path / "run")
+    module = plain_student()
+    module.load_state_dict(found.students["assistant"])
+    module.eval()
+    layer = module.get_submodule("net.stages.1")
+    for others, asked in ((o, a) for name, _, o, a in told if name == "small"):
+        ((answer,),) = others.values()
+        kept: list[Tensor] = []
+        with torch.no_grad(), layer.register_forward_hook(lambda *said, kept=kept: kept.append(said[-1])):
+            module(asked.batch.inputs["x"])
+        torch.testing.assert_close(answer.features["net.stages.1"], kept[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_peer_that_has_stopped_answers_as_it_is(tmp_path: Path) -> None:
+    close = Arm.close_epoch
+
+    def closes(self: Arm, epoch: int, *arguments: Any) -> None:
+        close(self, epoch, *arguments)
+        self.learning = self.learning and self.name != "first.mutual"
+
+    with mock.patch.object(Arm, "close_epoch", closes), recorded() as (after, told):
+        train(mutual(), tmp_path / "run")
+    assert [step for name, step, _ in after if name == "first.mutual"] == [0, 1, 2]
+    module = plain_student()
+    module.load_state_dict(next(now for name, step, now in after if (name, step) == ("first.mutual", 2)))
+    module.eval()
+    late = [(others, asked) for name, step, others, asked in told if name == "second.mutual" and step > 2]
+    assert len(late) == 3
+    for others, asked in late:
+        ((answer,),) = others.values()
+        with torch.no_grad():
+            torch.testing.assert_close(answer.logits, module(asked.batch.inputs["x"]), rtol=1e-5, atol=1e-6)
+
+
 # ---- a kill changes nothing ------------------------------------------------------------------------------------------
 
 MOVING = {
     "ema": lambda: recipe({"mean": [CE, {**SOFT, "source": {"ema": 0.9}}]}),
+    "ema of layers": lambda: recipe({"mean": [CE, {"loss": "hint", "at": "net.stages.1", "source": "ema"}]}),
     "peers": mutual,
     "stale": lambda: mutual(every=3),
     "feedback": lambda: recipe({"fed": [CE, {**SOFT, "weight": {
@@ -471,9 +509,13 @@ def test_killed_and_taken_up_again_it_ends_with_the_same_bits(kind: str, tmp_pat
     assert bits(found.checkpoint) == bits(expected.checkpoint)
 
 
+@pytest.fixture(scope="module")
+def whole_chain(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return train(chain(), tmp_path_factory.mktemp("chain") / "run")
+
+
 @pytest.mark.parametrize("wave", [0, 1, 2])
-def test_a_chain_killed_in_any_wave_ends_with_the_same_bits(wave: int, tmp_path: Path) -> None:
-    expected = train(chain(), tmp_path / "straight")
+def test_a_chain_killed_in_any_wave_ends_with_the_same_bits(wave: int, whole_chain: Trained, tmp_path: Path) -> None:
     names = ["assistant", "small", "again"]  # the first wave has `scratch` as well
     learn = Arm.learn
 
@@ -489,7 +531,7 @@ def test_a_chain_killed_in_any_wave_ends_with_the_same_bits(wave: int, tmp_path:
     assert [name for name in found.learned if name != "scratch"] == names[
         wave:
     ]  # those before are on disk, and are not learned again
-    assert found.files == expected.files
+    assert found.files == whole_chain.files
 
 
 # ---- feedback --------------------------------------------------------------------------------------------------------

@@ -1,17 +1,21 @@
-"""What there is to choose from, read from the code itself: losses from their docstrings, models from their builders."""
+"""What there is to choose from: losses from their docstrings, combinations of them, models from their builders."""
 
 from __future__ import annotations
 
 import importlib.resources
 import inspect
 import re
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from tutelage.costs import cost
 from tutelage.errors import InputError
 
-__all__ = ["Entry", "foreign_methods", "methods", "models", "recipes"]
+__all__ = [
+    "Entry", "called", "combinations", "foreign_methods", "headings", "losses", "methods", "models", "recipes",
+]  # fmt: skip
 
 # The file of a loss -> what it works on, in the order in which a reader should meet them.
 _FAMILIES = {
@@ -29,6 +33,7 @@ _FAMILIES = {
     "relations": "relations between examples",
     "contrastive": "relations between examples",
     "self_taught": "the student itself",
+    "self_supervised": "without labels",
     "adversaries": "a judge that learns along",
     "gradients": "gradients, and attacked inputs",
     "ensembles": "the members of an ensemble",
@@ -49,16 +54,53 @@ class Entry:
 
 
 def methods() -> list[Entry]:
+    """Every method of the literature that a recipe can say: the built-in losses, then what is made of several parts."""
+    return [*losses(), *combinations()]
+
+
+def losses() -> list[Entry]:
     """The built-in losses that a recipe can name."""
-    from tutelage import losses
+    from tutelage import losses as room
 
     found = []
-    for name in losses.__all__:
-        loss = getattr(losses, name)
+    for name in room.__all__:
+        loss = getattr(room, name)
         family = _FAMILIES.get(loss.__module__.rpartition(".")[2], "others")
         found.append(_card(name, loss, family))
     order = list(dict.fromkeys(_FAMILIES.values()))
     return sorted(found, key=lambda entry: [*order, entry.family].index(entry.family))
+
+
+def combinations() -> list[Entry]:
+    """Methods that are no loss of their own, with the parts of a recipe that are each of them."""
+    from tutelage import combinations as room
+
+    found = []
+    for one in room.combinations():
+        parts = {"Equation": one.equation, "Use": one.use, "Reference": one.reference}
+        said = {title: f"{title}:\n{textwrap.indent(body, ' ' * 4)}" for title, body in parts.items()}
+        how = [f"In a recipe:\n{textwrap.indent(one.recipe, '  ')}"] if one.recipe else []
+        how += [f"On the command line:\n{textwrap.indent(one.commands, '  ')}"] if one.commands else []
+        about = f"Defaults: {' '.join(one.defaults.split())}\nCost: {' '.join(one.cost.split())}"
+        text = [f"{one.name}: {one.line}", said["Equation"], said["Use"], about, *how, said["Reference"]]
+        found.append(Entry(one.name, one.line, "\n\n".join(text), one.family))
+    return found
+
+
+def called(entries: Iterable[Entry], name: str) -> list[Entry]:
+    """The entries that papers call so: "TinyBERT: …", or in brackets, "(DKD)", "(TinyBERT, MobileBERT)".
+
+    Where the title of some is that name, these alone.
+    """
+    titles, brackets = [], []
+    for entry in entries:
+        title = entry.line.partition(":")[0]
+        groups = re.findall(r"\(([^()…]*)\)", entry.line)
+        if title.casefold() == name.casefold():
+            titles.append(entry)
+        elif len(name) > 1 and any(name.casefold() in group.casefold().split(", ") for group in groups):
+            brackets.append(entry)
+    return titles or brackets
 
 
 def foreign_methods(name: str | None) -> list[Entry]:
@@ -71,14 +113,15 @@ def foreign_methods(name: str | None) -> list[Entry]:
     Raises:
         InputError: the one that is meant cannot be used.
     """
-    from tutelage import extensions, losses
+    from tutelage import extensions
+    from tutelage import losses as room
 
     found = []
     offered = extensions.offers()
     for offer in offered:
         family = offer.home or "a package without a name"
         others = [f"`{one.function}` of `{one.home}`" for one in offered if one.name == offer.name and one != offer]
-        others += ["the built-in one"] * (offer.name in losses.__all__)
+        others += ["the built-in one"] * (offer.name in room.__all__)
         if others:
             # No recipe can name it so; the name of its function always leads to it.
             line = f"with --trust; the name `{offer.name}` means {' and '.join(others)} as well"
@@ -103,7 +146,8 @@ def _card(name: str, loss: Callable[..., Any], family: str) -> Entry:
     options = ", ".join(
         f"{p.name}={p.default}" for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY and p.name != "mask"
     )
-    head = f"{name}: {text}\n\nReads: {reads}\nDefaults: {options or 'none'}\n\nIn a recipe:\n  - loss: {name}"
+    about = f"Reads: {reads}\nDefaults: {options or 'none'}\nCost: {cost(name, reads.split(', '))}"
+    head = f"{name}: {text}\n\n{about}\n\nIn a recipe:\n  - loss: {name}"
     if "_feature" in reads:
         several = "[net.stages.1, net.stages.2]" if "_features" in reads else "net.stages.1"
         head += f"\n    at: {several}  # or {{student: …, teacher: …}} where layers are called differently"

@@ -10,7 +10,7 @@ from typing import Self, final
 import torch
 from torch import Tensor, nn
 
-from tutelage.companions import Around, Seen, connect, outputs_of
+from tutelage.companions import Around, Listening, Seen, connect, outputs_of
 from tutelage.errors import InputError, MismatchError
 from tutelage.losses.gradients import kernels_with_derivatives
 from tutelage.models.heads import head_of
@@ -140,7 +140,12 @@ class Distiller(nn.Module):
         others: Mapping[Source, Sequence[Outputs]] = MappingProxyType({}),
     ) -> Step:
         """The second half: the loss of what was said."""
-        return self.objective(asked.student, asked.teacher, asked.batch, progress=progress, past=past, others=others)
+        step = self.objective(asked.student, asked.teacher, asked.batch, progress=progress, past=past, others=others)
+        for module in self.student.modules() if any(term.companions for term in self.objective.terms) else ():
+            if isinstance(module, Listening):  # below a wrapper for many devices
+                module.hear(asked.teacher, others)
+                break
+        return step
 
     def _attacked(
         self, batch: Batch, outputs: Outputs, answer: Outputs | None, progress: float

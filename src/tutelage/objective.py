@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import final
@@ -13,6 +14,7 @@ from tutelage.errors import InputError
 from tutelage.schedules import Past, Schedule
 from tutelage.sources import FromArm, Pseudo, Source
 from tutelage.taps import feature_at
+from tutelage.tasks import each_task, of_task
 from tutelage.terms import Attacker, Loss, Place, Term, companion_key, matched_key, title_of
 from tutelage.types import Batch, Outputs, Step
 from tutelage.words import COMPANIONS, CONNECTORS, GRADIENTS, NEEDS
@@ -96,6 +98,12 @@ class Objective:
         """Whether anything is added to the student while it learns: taps, connectors, companions."""
         return bool(self.student_places or any(term.companions for term in self.terms))
 
+    def for_tasks(self, sizes: Mapping[str, int]) -> Objective:
+        """The same for examples of several tasks: a term that names none counts for each; see `tasks.each_task`."""
+        terms = each_task(self.terms, sizes)
+        same = len(terms) == len(self.terms) and all(map(operator.is_, terms, self.terms))
+        return self if same else Objective(terms)
+
     def student_slopes(self, progress: float | None = None) -> tuple[str, ...]:
         """The student's gradients that the terms read, ever or at this point."""
         return tuple(dict.fromkeys(slope for t in self._counting(progress) for slope in t.slopes("student")))
@@ -158,7 +166,8 @@ class Objective:
                 )
             values = []
             for one in told:
-                read = [_read(need, term, number, student, one, batch, progress) for need in term.needs]
+                said = (student, one, batch) if term.task is None else of_task(term, student, one, batch)
+                read = [_read(need, term, number, *said, progress) for need in term.needs]
                 mask = _mask(name, term, one, batch)
                 values.append(term.loss(*read, **keywords, **({} if mask is None else {"mask": mask})))
             value = values[0] if len(values) == 1 else torch.stack(values).mean()

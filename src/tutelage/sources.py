@@ -12,7 +12,7 @@ from typing import final
 from tutelage.errors import InputError
 from tutelage.words import COMBINED
 
-__all__ = ["Ema", "FromArm", "Peers", "Pseudo", "Source", "as_source"]
+__all__ = ["Ema", "FromArm", "Peers", "Pseudo", "Route", "Source", "as_source"]
 
 
 @final
@@ -115,12 +115,34 @@ class Pseudo:
         return f"pseudo-labels of {self.arm or 'the teacher'}, {self.confidence:g} sure{most}"
 
 
-Source = Ema | Peers | FromArm | Pseudo
+@final
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The teacher as it was on its way: states of its own training, one after the other, the last one finished.
+
+    Args:
+        anchors: how many, evenly spaced over its epochs; each teaches for an equal share of the student's training.
+
+    Reference: Jin et al., "Knowledge distillation via route constrained optimization", ICCV 2019, arXiv 1904.09149.
+    """
+
+    anchors: int = 4
+
+    def __post_init__(self) -> None:
+        if isinstance(self.anchors, bool) or self.anchors < 1:
+            raise InputError("the anchors of a route are counted", given=self.anchors, expected="1 or more")
+
+    def __str__(self) -> str:
+        return f"the teacher's route, {self.anchors} anchors"
+
+
+Source = Ema | Peers | FromArm | Pseudo | Route
 
 
 def as_source(said: str | Source) -> Source | None:
     """A word for a source, or a source; None is the teacher."""
     if not isinstance(said, str):
         return said
-    words: dict[str, Source | None] = {"teacher": None, "ema": Ema(), "peers": Peers(), "pseudo": Pseudo()}
+    words: dict[str, Source | None] = {"teacher": None, "ema": Ema(), "peers": Peers()}
+    words |= {"pseudo": Pseudo(), "route": Route()}
     return words[said] if said in words else FromArm(said)

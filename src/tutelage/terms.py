@@ -64,6 +64,8 @@ class Term:
         source: who is listened to where the loss reads a teacher: "teacher", "ema", "peers", the name of another arm,
             or one of `tutelage.sources`.
         companion: settings of what learns along for this loss, beside their defaults in `words.COMPANIONS`.
+        task: of which task's logits and labels it is, where examples have several; by default of each, added up.
+        columns: where that task's logits begin and end among all; filled in by `Objective.for_tasks`.
 
     Raises:
         InputError: the loss reads something unknown, does not take the temperature or an option, or its places are
@@ -81,6 +83,8 @@ class Term:
     attack: Attacker | None = None
     source: Source | str | None = None
     companion: Mapping[str, Any] = field(default_factory=dict)
+    task: str | None = None
+    columns: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__

@@ -54,6 +54,7 @@ class Batch:
     target: Tensor  # (B,) int64 labels, or (B, C) probabilities after mixup and cutmix
     view: int = 0  # number of the random draw that made the views; 0 where nothing was random
     labelled: Tensor | None = None  # (B,) bool, which examples have a label; None where all have
+    tasks: Mapping[str, Tensor] = field(default_factory=dict)  # further task -> its own target, like `target`
 
     def __len__(self) -> int:
         return int(self.ids.shape[0])

@@ -76,6 +76,29 @@ COMPANIONS: Mapping[str, CompanionWord] = {
         places="one",
         settings={"count": 3},
     ),
+    "contrast": CompanionWord(
+        "similarities of two embeddings that learn along: of each pair (B,), of each side with negatives from a memory "
+        "(B, K), and the logarithms of their levels (2,), a list",
+        places="one",
+        teacher=True,
+        settings={"width": 128, "negatives": None, "momentum": 0.5, "tau": 0.07},
+    ),
+    "anchors": CompanionWord(
+        "the teacher's embeddings of the examples seen lately, NaN in rows that are not filled yet, (K, D)",
+        places="one",
+        teacher=True,
+        settings={"size": None},
+    ),
+    "twin_anchors": CompanionWord(
+        "the teacher's embeddings of the examples seen lately, then the student's of the same ones, a list",
+        places="one",
+        teacher=True,
+        settings={"size": None},
+    ),
+    # It hears what the term's own source says after each batch, whoever that is.
+    "centre": CompanionWord(
+        "a running mean of the logits of whom the term listens to, (C,)", settings={"momentum": 0.9}
+    ),
 }
 _READ: Mapping[str, str] = {
     "student_logits": "the student's logits, (B, C)",

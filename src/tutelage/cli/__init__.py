@@ -117,7 +117,10 @@ def run(
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def methods(name: str | None, as_json: bool) -> None:
-    """List the losses, or show one with its equation, its use and its paper."""
+    """List the methods, or show one with its equation, its use, its cost and its paper.
+
+    NAME is a loss, a combination of parts, or what papers call it, such as DKD.
+    """
     from tutelage import catalogue
 
     _show([*catalogue.methods(), *catalogue.foreign_methods(name)], name, as_json, "method")
@@ -165,7 +168,13 @@ def _show(entries: Any, name: str | None, as_json: bool, kind: str) -> None:
             click.echo(f"{entry.name:<{width}}  {lang.say(entry.line)}")
         return
     if name not in found:
-        raise InputError(f"no {kind} `{name}`", fix=nearest(name, found))
+        from tutelage.catalogue import called
+
+        known = called(found.values(), name) if kind == "method" else []
+        if len(known) != 1:
+            fix = f"papers call these so: {', '.join(one.name for one in known)}" if known else nearest(name, found)
+            raise InputError(f"no {kind} `{name}`", fix=fix)
+        name = known[0].name
     entry = found[name]
     click.echo(json.dumps(entry.to_json(), indent=2, ensure_ascii=False) if as_json else lang.say(entry.text))
 

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from tutelage.companions.protocol import Around, Companion, Seen
 from tutelage.companions.rows import averaged
 from tutelage.errors import InputError, ModelError
-from tutelage.losses.targets import dense
 from tutelage.objective import Term, read_view
 from tutelage.taps import feature_at, feature_name
 from tutelage.types import Outputs
@@ -130,11 +129,11 @@ class Branches(Companion):
             raise InputError("an ensemble has several branches", given=f"count={count}", expected="2 or more")
         place = feature_name(ours.features, term.places[0].student, "the student")
         feature, x = ours.features[place], around.inputs
-        logits = dense(ours.logits, "an ensemble of branches")
+        assert isinstance(ours.logits, Tensor)
         branches = []
         for _ in range(count - 1):
             branch = _branch(student, place, x)
-            _check(branch, place, x, feature, logits)
+            _check(branch, place, x, feature, ours.logits)
             branch.draw(place)
             _check(branch, place, x, feature, None)
             branches.append(branch)

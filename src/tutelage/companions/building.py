@@ -8,6 +8,8 @@ from torch import nn
 
 from tutelage.companions.assignment import Calibration, Projections
 from tutelage.companions.branches import Branches
+from tutelage.companions.centres import Centre
+from tutelage.companions.contrast import Contrast
 from tutelage.companions.exits import Exits
 from tutelage.companions.fusion import Fusion
 from tutelage.companions.generation import Generation
@@ -16,6 +18,7 @@ from tutelage.companions.judges import FeatureJudge, LogitJudge
 from tutelage.companions.memories import PastProbabilities
 from tutelage.companions.numbers import TemperatureParameter
 from tutelage.companions.protocol import Around, Companion
+from tutelage.companions.queues import Anchors, TwinAnchors
 from tutelage.objective import Term
 from tutelage.types import Outputs
 
@@ -36,4 +39,8 @@ BUILDERS: Mapping[str, Builder] = {
     "judged_feature": FeatureJudge.build,
     "exits": Exits.build,
     "branches": Branches.build,
+    "contrast": Contrast.build,
+    "anchors": Anchors.build,
+    "twin_anchors": TwinAnchors.build,
+    "centre": Centre.build,
 }

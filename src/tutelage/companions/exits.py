@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from tutelage.companions.protocol import Around, Companion, Seen
 from tutelage.companions.rows import averaged
 from tutelage.errors import InputError
-from tutelage.losses.targets import dense
 from tutelage.losses.vectors import pooled
 from tutelage.objective import Term
 from tutelage.taps import feature_at
@@ -84,9 +83,10 @@ class Exits(Companion):
 
     @classmethod
     def build(cls, term: Term, student: nn.Module, ours: Outputs, around: Around) -> Self:
+        assert isinstance(ours.logits, Tensor)
         places = [place.student for place in term.places]
         shapes = [tuple(feature_at(ours.features, place, "the student").shape) for place in places]
-        return cls(places[:-1], shapes, dense(ours.logits, "an exit").shape[-1])
+        return cls(places[:-1], shapes, ours.logits.shape[-1])
 
     def forward(self, ours: Outputs, seen: Seen) -> list[Tensor]:
         found = [

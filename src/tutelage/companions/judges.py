@@ -71,8 +71,8 @@ class LogitJudge(Companion):
         told, labels = term.companion["labels"], around.batch.target
         if not isinstance(told, bool):
             raise InputError("a judge is told labels or not", given=f"labels={told}", expected="true or false")
-        dense(around.told(term.speaker).logits, "a judge")  # here, not in the middle of a run
-        classes = dense(ours.logits, "a judge").shape[-1]
+        # Here, not in the middle of a run.
+        classes = dense(around.told(term.speaker).logits, "a judge").shape[-1]
         return cls(classes, (classes if labels.ndim == 1 else labels.shape[-1]) if told else 0, term.companion["width"])
 
     def forward(self, ours: Outputs, seen: Seen) -> list[Tensor]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from tutelage.companions.building import BUILDERS
 from tutelage.companions.connectors import Connector
-from tutelage.companions.protocol import Around, Seen, Value
+from tutelage.companions.protocol import Around, Companion, Seen, Value
 from tutelage.errors import InputError, ModelError
 from tutelage.objective import Objective, Term, companion_key, matched_key
+from tutelage.sources import Source
 from tutelage.taps import Taps, feature_at
 from tutelage.types import Outputs
 
@@ -37,6 +38,7 @@ class Listening(nn.Module):
         self._taps = Taps(student, (*objective.student_places, *objective.student_slopes()))
         probed = self._probed(around.inputs)
         self._routes: list[tuple[str, str]] = []  # student's layer -> key of the connector
+        self._hearing: list[tuple[Companion, Source | None]] = []  # whom each companion's term listens to
         self.connectors = nn.ModuleDict()
         self.companions = nn.ModuleDict()
         device = probed.logits.device if isinstance(probed.logits, Tensor) else None
@@ -49,6 +51,7 @@ class Listening(nn.Module):
                 except (ModelError, InputError) as error:
                     raise _of_term(term, error) from error
                 self.companions[companion_key(number, word)] = made.to(device)
+                self._hearing.append((made, term.speaker))
         self.connectors.to(device)
 
     @property
@@ -71,6 +74,12 @@ class Listening(nn.Module):
             ours = Outputs(logits, features)
             matched |= {key: companion(ours, seen) for key, companion in self.companions.items()}
         return logits, features, matched
+
+    def hear(self, teacher: Outputs | None, others: Mapping[Source, Sequence[Outputs]]) -> None:
+        """Pass on to each companion what its term's source said, at the end of a step."""
+        own = () if teacher is None else (teacher,)
+        for companion, speaker in self._hearing:
+            companion.hear(own if speaker is None else others.get(speaker, ()))
 
     def _connect(self, number: int, term: Term, features: Mapping[str, Tensor], answer: Outputs) -> None:
         for pair, place in enumerate(term.places):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tutelage.companions.protocol import Around, Companion, Seen
 from tutelage.errors import InputError
-from tutelage.losses.targets import as_float, dense
+from tutelage.losses.targets import as_float
 from tutelage.objective import Term
 from tutelage.types import Outputs
 
@@ -39,7 +39,8 @@ class PastProbabilities(Companion):
 
     @classmethod
     def build(cls, term: Term, student: nn.Module, ours: Outputs, around: Around) -> Self:
-        return cls(around.ids[0], dense(ours.logits, "what it remembers").shape[-1])
+        assert isinstance(ours.logits, Tensor)
+        return cls(around.ids[0], ours.logits.shape[-1])
 
     @torch.no_grad()
     def forward(self, ours: Outputs, seen: Seen) -> Tensor:
@@ -50,7 +51,8 @@ class PastProbabilities(Companion):
                 fix="pass known=(ids, targets) of all training examples when making the Distiller",
             )
         past = self.memory[rows]
-        now = as_float(dense(ours.logits, "what it remembers")).softmax(-1).to(self.memory.dtype)
+        assert isinstance(ours.logits, Tensor)
+        now = as_float(ours.logits).softmax(-1).to(self.memory.dtype)
         for where, what in _everyones(rows, now):
             self.memory[where] = what
         return past

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import final
 
@@ -34,6 +34,13 @@ class Companion(nn.Module, abc.ABC):
         Args:
             ours: the student's logits (B, C) and its features by layer, with their graph.
             seen: all else of this step.
+        """
+
+    def hear(self, told: Sequence[Outputs]) -> None:
+        """Be told what the term's source said of the same batch, when everybody has spoken and the loss is known.
+
+        Args:
+            told: its answer, or several; empty where it said nothing.
         """
 
 

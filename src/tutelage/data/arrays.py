@@ -7,6 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,11 @@ from numpy.lib import format as npy
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from tutelage.data.examples import Examples, check_names, listed
+from tutelage.data.examples import Examples, Task, check_names, listed
 from tutelage.data.folder import natural
 from tutelage.data.images import absence, printable, refit
 from tutelage.data.splits import Splits, assemble, check_shares
+from tutelage.data.tasks import check_task, further_arrays
 from tutelage.errors import DamagedError, DataError, TutelageError, nearest
 from tutelage.files import human_bytes
 
@@ -38,6 +40,7 @@ def from_arrays(
     val: float,
     test: float,
     seed: int = 0,
+    tasks: Mapping[str, ArrayLike | Tensor] = MappingProxyType({}),
 ) -> Splits:
     """Split arrays that are in memory.
 
@@ -50,6 +53,7 @@ def from_arrays(
         val: share of the examples that decide.
         test: share that is looked at once.
         seed: of the split.
+        tasks: further labels of the same examples by name, each like `y`; one model answers all of them.
 
     Raises:
         InputError: the shares leave nothing to learn from.
@@ -60,7 +64,15 @@ def from_arrays(
         check_names(classes, name)
     _refuse_mixed_names(y, name)
     labels, names = _labels({"y": _array(y, "y")}, classes, name)
-    examples = Examples.make(torch.from_numpy(inputs_of(_array(x, "x"), name)), labels["y"], names, name)
+    further = {}
+    for task, given in tasks.items():
+        check_task(task, name)
+        where = f"{name}, task {task}"
+        _refuse_mixed_names(given, where)
+        own, own_names = _labels({"y": _array(given, task)}, None, where)
+        further[task] = Task(own["y"], tuple(own_names))
+    inputs = torch.from_numpy(inputs_of(_array(x, "x"), name))
+    examples = Examples.make(inputs, labels["y"], names, name, tasks=further)
     return assemble({"train": examples}, val=val, test=test, seed=seed, where=name, allow_overlap=False)
 
 
@@ -76,21 +88,22 @@ def load_arrays(
 ) -> Splits:
     """Read an .npz file with x and y, or with x_train, y_train and perhaps x_val, y_val, x_test, y_test.
 
+    Labels of further tasks stand beside them as targets_<task>, or targets_<task>_train and so on, and the names of
+    their classes as classes_<task>.
+
     Raises:
         DataError: the arrays cannot be used.
         DamagedError: it is no whole .npz file.
     """
     check_shares(val, test)
-    arrays = read_npz(path)
     where = printable(path)
+    arrays, given = further_arrays(read_npz(path), where)
     pairs = _pairs(arrays, where)
-    named = arrays.get("classes")
-    if named is not None and (named.dtype.kind != "U" or named.ndim != 1):
-        raise DataError(
-            "classes are not a list of names", where=where, given=f"dtype {named.dtype}, shape {named.shape}"
-        )
-    classes = None if named is None else [str(name) for name in named.tolist()]
-    labels, names = _labels({part: y for part, (_, y) in pairs.items()}, classes, where)
+    labels, names = _labels({part: y for part, (_, y) in pairs.items()}, _named(arrays.get("classes"), where), where)
+    further = {}
+    for task, (by_part, own_classes) in given.items():
+        whose = f"{where}, task {task}"
+        further[task] = _labels(dict(zip(pairs, by_part, strict=True)), _named(own_classes, whose), whose)
     parts = {}
     for part, (x, _) in pairs.items():
         inputs = inputs_of(x, where)
@@ -103,13 +116,25 @@ def load_arrays(
                 given=f"x is {x.dtype} {x.shape}",
                 fix="leave out data.image_size, or save the images as uint8",
             )
-        parts[part] = Examples.make(torch.from_numpy(inputs), labels[part], names, path.stem)
+        tasks = {task: Task(own[part], tuple(own_names)) for task, (own, own_names) in further.items()}
+        parts[part] = Examples.make(torch.from_numpy(inputs), labels[part], names, path.stem, tasks=tasks)
     return assemble(parts, val=val, test=test, seed=seed, where=where, allow_overlap=allow_overlap)
+
+
+def _named(classes: NDArray[Any] | None, where: str) -> list[str] | None:
+    if classes is not None and (classes.dtype.kind != "U" or classes.ndim != 1):
+        raise DataError(
+            "classes are not a list of names", where=where, given=f"dtype {classes.dtype}, shape {classes.shape}"
+        )
+    return None if classes is None else [str(name) for name in classes.tolist()]
 
 
 def _pairs(arrays: Mapping[str, NDArray[Any]], where: str) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
     """Inputs and labels by part."""
-    expected = "x and y, or x_train, y_train and perhaps x_val, y_val, x_test, y_test; and perhaps classes"
+    expected = (
+        "x and y, or x_train, y_train and perhaps x_val, y_val, x_test, y_test; and perhaps classes, and of further "
+        "tasks targets_<task> and classes_<task>"
+    )
     unknown = [key for key in arrays if key not in _KEYS]
     if unknown:
         raise DataError(

@@ -12,6 +12,7 @@ from torch import Tensor
 from tutelage.data.balance import balanced
 from tutelage.data.draws import Stream, mix
 from tutelage.data.examples import Examples, as_model_input
+from tutelage.data.tasks import further_targets
 from tutelage.data.views import Views, view_batch
 from tutelage.errors import DataError, InputError
 from tutelage.types import Batch
@@ -108,7 +109,8 @@ class Batches:
         ids = torch.split(examples.ids.index_select(0, order), self._sizes)[start:]
         targets = torch.split(examples.targets.index_select(0, order), self._sizes)[start:]
         for index, own, target in zip(parts, ids, targets, strict=True):
-            yield Batch(own, {"x": as_model_input(examples.inputs.index_select(0, index))}, target)
+            further = further_targets(examples, index)
+            yield Batch(own, {"x": as_model_input(examples.inputs.index_select(0, index))}, target, tasks=further)
 
 
 def plain_batches(examples: Examples, batch_size: int) -> Iterator[Batch]:
@@ -123,4 +125,5 @@ def plain_batches(examples: Examples, batch_size: int) -> Iterator[Batch]:
         part = slice(start, start + batch_size)
         # Copies: a model may work in place, and the examples are still needed.
         inputs = as_model_input(examples.inputs[part].clone())
-        yield Batch(examples.ids[part].clone(), {"x": inputs}, examples.targets[part].clone())
+        further = {name: task.targets[part].clone() for name, task in examples.tasks.items()}
+        yield Batch(examples.ids[part].clone(), {"x": inputs}, examples.targets[part].clone(), tasks=further)

@@ -53,6 +53,8 @@ class Stream(IntEnum):
     SAME_CLASS = auto()
     LABELLED = auto()
     HIDDEN = auto()
+    CONTRAST = auto()
+    USER = auto()
     MEMBER = 1001  # from the time when it stood elsewhere: answers that were stored depend on it
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import final
 from unicodedata import category
 
@@ -19,10 +20,24 @@ from torch import Tensor
 
 from tutelage.errors import DataError
 
-__all__ = ["Examples", "as_model_input", "check_names", "listed"]
+__all__ = ["MAIN_TASK", "Examples", "Task", "as_model_input", "check_names", "listed"]
 
 # Standardised images stay well below this, bytes that were turned into floats lie well above.
 _UNSCALED = 16.0
+MAIN_TASK = "label"
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Task:
+    """Further labels of the same examples."""
+
+    targets: Tensor  # (N,) int64
+    classes: tuple[str, ...]
+
+    def take(self, index: Tensor) -> Task:
+        """Those of some examples, in the order of `index`."""
+        return Task(self.targets[index], self.classes)
 
 
 @final
@@ -36,6 +51,8 @@ class Examples:
     classes: tuple[str, ...]
     name: str
     origins: Tensor  # (N,) int64: which file or row of the source each was; only to tell what changed, never to find it
+    task: str = MAIN_TASK  # what the targets are of, where there are further ones
+    tasks: Mapping[str, Task] = field(default_factory=dict)  # further tasks by name
 
     @staticmethod
     def make(
@@ -45,6 +62,7 @@ class Examples:
         name: str,
         *,
         origins: Sequence[str] | None = None,
+        tasks: Mapping[str, Task] = MappingProxyType({}),
     ) -> Examples:
         """Check examples, give them ids, and put them in the order of these.
 
@@ -54,28 +72,24 @@ class Examples:
             classes: one name for each class, in the order of the labels.
             name: of the whole set.
             origins: what each was called where it came from; their row numbers if left out.
+            tasks: further labels by name.
 
         Raises:
             DataError: lengths, shapes or names do not fit, a label names no class, or an input is not finite.
         """
-        check_names(classes, name)
-        _check_shapes(inputs, targets, name)
-        if not 0 <= int(targets.min()) <= int(targets.max()) < len(classes):
-            raise DataError(
-                "a label names no class",
-                where=name,
-                given=f"labels {int(targets.min())} … {int(targets.max())}",
-                expected=f"0 … {len(classes) - 1} for {len(classes)} classes",
-            )
+        _check_targets(inputs, targets, classes, name)
+        for title, task in tasks.items():
+            _check_targets(inputs, task.targets, task.classes, f"{name}, task {title}")
         if inputs.dtype == torch.float32:
             _refuse_odd_numbers(inputs, name)
         ids = _content_ids(inputs)
         # Equal inputs share an id; their label decides, so that even twins have one order.
-        order = np.lexsort((targets.numpy(), ids))
+        order = np.lexsort((*(task.targets.numpy() for task in tasks.values()), targets.numpy(), ids))
         index = torch.from_numpy(order)
         made = Examples(
             inputs[index], targets[index].long(), torch.from_numpy(ids[order]), tuple(classes), name,
             index if origins is None else torch.tensor([_word(origins[row]) for row in order], dtype=torch.int64),
+            tasks={title: Task(task.targets.long(), tuple(task.classes)).take(index) for title, task in tasks.items()},
         )  # fmt: skip
         _refuse_collisions(made)
         return made
@@ -94,18 +108,44 @@ class Examples:
         return self.inputs.ndim == 4
 
     @property
+    def labels(self) -> dict[str, Tensor]:
+        """Task -> its labels (N,), the main one first."""
+        return {self.task: self.targets, **{name: task.targets for name, task in self.tasks.items()}}
+
+    @property
+    def names(self) -> dict[str, tuple[str, ...]]:
+        """Task -> its classes, the main one first."""
+        return {self.task: self.classes, **{name: task.classes for name, task in self.tasks.items()}}
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Task -> how many classes it has, the main one first."""
+        return {name: len(classes) for name, classes in self.names.items()}
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What a model answers, logit by logit: the classes; of several tasks `task: class`, one after the other."""
+        if not self.tasks:
+            return self.classes
+        return tuple(f"{task}: {name}" for task, classes in self.names.items() for name in classes)
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 over ids, labels and class names."""
         digest = hashlib.sha256(json.dumps(self.classes).encode())
         digest.update(self.ids.numpy().tobytes())
         digest.update(self.targets.numpy().tobytes())
+        for name, task in self.tasks.items():
+            digest.update(json.dumps([name, task.classes]).encode())
+            digest.update(task.targets.numpy().tobytes())
         return digest.hexdigest()
 
     def take(self, index: Tensor) -> Examples:
         """Some of them, in the order of `index`."""
         return Examples(
-            self.inputs[index], self.targets[index], self.ids[index], self.classes, self.name, self.origins[index]
-        )
+            self.inputs[index], self.targets[index], self.ids[index], self.classes, self.name, self.origins[index],
+            self.task, {name: task.take(index) for name, task in self.tasks.items()},
+        )  # fmt: skip
 
 
 def as_model_input(raw: Tensor) -> Tensor:
@@ -148,6 +188,18 @@ def check_names(classes: Sequence[str], where: str) -> None:
     )
     if twice:
         raise DataError("class names must differ", where=where, given=f"more than once: {listed(twice)}")
+
+
+def _check_targets(inputs: Tensor, targets: Tensor, classes: Sequence[str], where: str) -> None:
+    check_names(classes, where)
+    _check_shapes(inputs, targets, where)
+    if not 0 <= int(targets.min()) <= int(targets.max()) < len(classes):
+        raise DataError(
+            "a label names no class",
+            where=where,
+            given=f"labels {int(targets.min())} … {int(targets.max())}",
+            expected=f"0 … {len(classes) - 1} for {len(classes)} classes",
+        )
 
 
 def _check_shapes(inputs: Tensor, targets: Tensor, name: str) -> None:

@@ -6,6 +6,8 @@ one content share a fold. A test part that the set brings along stays out of it:
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 from tutelage.data.draws import Stream, mix
 from tutelage.data.examples import Examples
 from tutelage.data.splits import Splits, split_off
+from tutelage.data.tasks import joined
 from tutelage.errors import DataError, InputError
 
 __all__ = ["fold_of", "pool"]
@@ -23,7 +26,7 @@ def pool(splits: Splits) -> Examples:
     parts = [splits.train, splits.val, *(() if splits.own_test else (splits.test,))]
     first = parts[0]
     inputs, targets = (torch.cat([getattr(part, name) for part in parts]) for name in ("inputs", "targets"))
-    return Examples.make(inputs, targets, first.classes, first.name)
+    return replace(Examples.make(inputs, targets, first.classes, first.name, tasks=joined(parts)), task=first.task)
 
 
 def fold_of(splits: Splits, number: int, count: int, *, val: float, seed: int = 0) -> Splits:

@@ -116,8 +116,14 @@ def with_training_part(splits: Splits, path: Path | str, *, image_size: int | No
             "the examples to learn from have inputs of another kind than those to be judged by", where="data.train",
             given=f"{given.shape} {given.inputs.dtype}", expected=f"{rest.shape} {rest.inputs.dtype}",
         )  # fmt: skip
+    if {task: own.classes for task, own in given.tasks.items()} != {t: own.classes for t, own in rest.tasks.items()}:
+        raise DataError(
+            "the examples to learn from have other tasks than those to be judged by", where="data.train",
+            given=listed(given.outputs), expected=listed(rest.outputs),
+            fix="save targets_<task> and classes_<task> for the same tasks",
+        )  # fmt: skip
     name = f"{rest.name}, learned from {printable(path)}"
-    made = replace(splits, train=replace(given, classes=rest.classes, name=name))
+    made = replace(splits, train=replace(given, classes=rest.classes, name=name, task=rest.task))
     shared = {between: count for between, count in leaks(made).items() if count and between.endswith("in train")}
     if shared:
         raise DataError(

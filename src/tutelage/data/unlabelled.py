@@ -13,6 +13,7 @@ from tutelage.data.arrays import inputs_of, read_npz
 from tutelage.data.examples import Examples, listed
 from tutelage.data.images import SUFFIXES, absence, printable, read_images, refit, stack
 from tutelage.data.splits import Splits
+from tutelage.data.tasks import joined
 from tutelage.errors import DataError, nearest
 
 __all__ = ["with_unlabelled"]
@@ -62,7 +63,9 @@ def with_unlabelled(splits: Splits, path: Path | str, *, image_size: int | None 
     inputs, targets, origins = (
         torch.cat([getattr(train, name), getattr(pool, name)])[order] for name in ("inputs", "targets", "origins")
     )
-    both = replace(train, ids=ids[order], inputs=inputs, targets=targets, origins=origins)
+    blank = {name: replace(task, targets=torch.zeros_like(pool.targets)) for name, task in train.tasks.items()}
+    tasks = {name: task.take(order) for name, task in joined([train, replace(pool, tasks=blank)]).items()}
+    both = replace(train, ids=ids[order], inputs=inputs, targets=targets, origins=origins, tasks=tasks)
     left = len(given) - len(pool)
     told = f"{len(pool):,} unlabelled examples from {printable(path)}"
     told += f"; {left:,} more are copies of these or of labelled ones, and were left out" if left else ""

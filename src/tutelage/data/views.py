@@ -21,6 +21,7 @@ from torch import Tensor
 from tutelage.data.draws import Stream, mix, uniform
 from tutelage.data.examples import Examples, as_model_input
 from tutelage.data.pixels import boxes, moved, warped
+from tutelage.data.tasks import further_targets
 from tutelage.errors import InputError
 from tutelage.types import Batch
 
@@ -152,13 +153,15 @@ def view_batch(examples: Examples, index: Tensor, views: Views, *, seed: int, ep
     """
     views.check(examples)
     ids, target = examples.ids.index_select(0, index), examples.targets.index_select(0, index)
+    further = further_targets(examples, index)
     if not views.random:
-        return Batch(ids, {"x": as_model_input(examples.inputs.index_select(0, index))}, target)
+        return Batch(ids, {"x": as_model_input(examples.inputs.index_select(0, index))}, target, tasks=further)
     if views.soft_targets:
-        inputs, target = _mixed(examples, index, views, _Draw(seed, epoch, ids.numpy()))
+        inputs, (target, *rest) = _mixed(examples, index, views, _Draw(seed, epoch, ids.numpy()))
+        further = dict(zip(further, rest, strict=True))
     else:
         inputs = _alone(examples, index, views, _Draw(seed, epoch, ids.numpy()))
-    return Batch(ids, {"x": inputs}, target, view_number(seed, epoch))
+    return Batch(ids, {"x": inputs}, target, view_number(seed, epoch), tasks=further)
 
 
 def view_number(seed: int, epoch: int) -> int:
@@ -212,8 +215,8 @@ def _erased(inputs: Tensor, probability: float, draw: _Draw) -> Tensor:
     return inputs.masked_fill(covered, 0.0)
 
 
-def _mixed(examples: Examples, index: Tensor, views: Views, draw: _Draw) -> tuple[Tensor, Tensor]:
-    """Every example with a partner, which has its own views; labels are mixed as the inputs were."""
+def _mixed(examples: Examples, index: Tensor, views: Views, draw: _Draw) -> tuple[Tensor, list[Tensor]]:
+    """Every example with a partner, which has its own views; labels of all tasks are mixed as the inputs were."""
     from scipy.special import betaincinv
 
     partner = np.floor(draw(Stream.PARTNER) * len(examples)).astype(np.int64)
@@ -232,9 +235,11 @@ def _mixed(examples: Examples, index: Tensor, views: Views, draw: _Draw) -> tupl
         inputs = torch.where(covered, others, inputs)
         share = 1.0 - area  # what was really pasted, in whole pixels
     kept = _column(share, 2)
-    labels = F.one_hot(examples.targets.index_select(0, both), len(examples.classes))
-    one, other = torch.split(labels, len(index))
-    return inputs, one * kept + other * (1.0 - kept)
+    targets = []
+    for labels, classes in zip(examples.labels.values(), examples.sizes.values(), strict=True):
+        one, other = torch.split(F.one_hot(labels.index_select(0, both), classes), len(index))
+        targets.append(one * kept + other * (1.0 - kept))
+    return inputs, targets
 
 
 def _column(values: NDArray[np.float64], dimensions: int) -> Tensor:

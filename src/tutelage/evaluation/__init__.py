@@ -6,5 +6,6 @@
 from tutelage.evaluation.judged import Arm, DataFacts, Judged, ModelScore, RunFacts, Times
 from tutelage.evaluation.scorecard import scorecard
 from tutelage.evaluation.significance import Estimate
+from tutelage.evaluation.tasks import TaskFacts
 
-__all__ = ["Arm", "DataFacts", "Estimate", "Judged", "ModelScore", "RunFacts", "Times", "scorecard"]
+__all__ = ["Arm", "DataFacts", "Estimate", "Judged", "ModelScore", "RunFacts", "TaskFacts", "Times", "scorecard"]

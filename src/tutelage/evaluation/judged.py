@@ -30,6 +30,7 @@ class Judged:
     multiply_adds: int = 0  # of one forward pass for one example
     train_logits: ArrayLike | None = None  # (T, C), what it answered on a fixed sample of the training part
     robust: Mapping[str, Any] | None = None  # how it did under attack, a record of `evaluation.robust`
+    tasks: Mapping[str, ArrayLike] = field(default_factory=dict)  # further task -> its logits (N, C) on the test part
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
+from tutelage.tasks import columns_of
 from tutelage.teachers import Teacher
 from tutelage.training.device import move
 from tutelage.types import Batch
 
-__all__ = ["ask", "predict", "validation_scores"]
+__all__ = ["ask", "best_of_tasks", "predict", "task_scores", "validation_scores"]
 
 
 def predict(model: nn.Module, batches: Iterable[Batch], device: torch.device) -> Tensor:
@@ -36,3 +37,26 @@ def validation_scores(logits: Tensor, targets: Tensor) -> dict[str, float]:
         "accuracy": float((logits.argmax(-1) == targets).double().mean()),
         "nll": float(nn.functional.cross_entropy(logits.double(), targets)),
     }
+
+
+def task_scores(logits: Tensor, labels: Mapping[str, Tensor], sizes: Mapping[str, int]) -> dict[str, float]:
+    """The same over all tasks of a model: means over tasks, and the accuracy on each where there are several.
+
+    Args:
+        logits: (N, C), of all tasks, one after the other.
+        labels: task -> (N,), the main one first.
+        sizes: task -> number of its classes, likewise.
+    """
+    each = {
+        name: validation_scores(logits[:, start:stop], labels[name])
+        for name, (start, stop) in columns_of(sizes).items()
+    }
+    if len(each) == 1:
+        return next(iter(each.values()))
+    means = {key: sum(one[key] for one in each.values()) / len(each) for key in ("accuracy", "nll")}
+    return means | {f"accuracy_{name}": one["accuracy"] for name, one in each.items()}
+
+
+def best_of_tasks(logits: Tensor, sizes: Mapping[str, int]) -> Tensor:
+    """The class (N, tasks) that logits (N, C) of all tasks name for each of them."""
+    return torch.stack([logits[:, start:stop].argmax(-1) for start, stop in columns_of(sizes).values()], dim=1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, final
 
 from numpy.typing import ArrayLike
@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from tutelage.evaluation.judged import Arm, DataFacts, Judged, RunFacts, Times
 from tutelage.evaluation.lineup import TEACHER
 from tutelage.evaluation.scorecard import scorecard
+from tutelage.evaluation.tasks import TaskFacts
 
 Report = Mapping[str, Any]
 NEEDED = ("resamples", "notices", "baseline_method")  # what reports have since they can be made again
@@ -33,6 +34,7 @@ class Saved:
     logits: Mapping[str, ArrayLike]  # part -> (rows, C)
     labels: Mapping[str, ArrayLike]  # part -> (rows,)
     ids: ArrayLike  # (N,) of the test part
+    tasks: Mapping[str, tuple[ArrayLike, ArrayLike]] = field(default_factory=dict)  # further -> test labels, logits
 
 
 def can_rebuild(report: Report) -> bool:
@@ -69,6 +71,7 @@ def rebuild(report: Report, answers: Mapping[tuple[str, int | None], Saved]) -> 
         val_labels=parts.get("val"),
         train_labels=parts.get("train"),
         resamples=report["resamples"],
+        tasks=_tasks(report, teacher),
     )
     return made | {key: value for key, value in report.items() if key not in made and key not in _VIEWS}
 
@@ -123,10 +126,20 @@ def _arm(row: Report, training: Report, answers: Mapping[tuple[str, int | None],
 def _judged(
     run: Report, answers: Mapping[tuple[str, int | None], Saved], curve: Sequence[Mapping[str, float | None]]
 ) -> Judged:
-    said = answers[run["name"], run["seed"]].logits
+    saved = answers[run["name"], run["seed"]]
+    said, tasks = saved.logits, {name: logits for name, (_, logits) in saved.tasks.items()}
     facts = {key: run[key] for key in ("parameters", "file_bytes", "sha256", "seed", "kept_epoch", "multiply_adds")}
     return Judged(said["test"], **facts, curve=curve, val_logits=said.get("val"), train_logits=said.get("train"),
-                  robust=run.get("robust"))  # fmt: skip
+                  robust=run.get("robust"), tasks=tasks)  # fmt: skip
+
+
+def _tasks(report: Report, teacher: Saved) -> TaskFacts | None:
+    """What everybody was asked beside the main task; None where that was all."""
+    found = report.get("tasks")
+    if found is None:
+        return None
+    further = {row["name"]: row["classes"] for row in found["each"][1:]}
+    return TaskFacts(found["main"], {name: (teacher.tasks[name][0], classes) for name, classes in further.items()})
 
 
 def _data(facts: Report) -> DataFacts:

@@ -39,8 +39,13 @@ def check_attackable(test: Examples) -> None:
     """Refuse, before anything is trained, an attack on inputs of which nobody knows where they end.
 
     Raises:
-        InputError: they are not all in [0, 1].
+        InputError: they are not all in [0, 1], or of several tasks.
     """
+    if test.tasks:
+        raise InputError(
+            "an attack makes a model err, but with several tasks nobody says on which", where="report.attack",
+            given=", ".join(test.names), expected="one task", fix="take report.attack out",
+        )  # fmt: skip
     least, largest = (float(bound) for bound in as_model_input(test.inputs).aminmax())
     if least < 0.0 or largest > 1.0:
         raise InputError(

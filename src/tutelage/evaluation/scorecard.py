@@ -44,6 +44,8 @@ seeds, method}, whose ends are null where one run tells nothing about the spread
     pictures        [{true, said, png}], of forgotten examples, added by the run where they are images
     notices         [text], what the run wants read         warnings   [{code, text}], the notices last
     methods         {metric: how it was computed}
+    tasks           where models answer several: {main, mean [{name, accuracy E}], each [task]}; see `tasks`. All the
+                    rest is of the main one
 
 A metric that is not defined for every seed of a model, such as a temperature where the validation part has no best one,
 is missing from the model's `metrics`; a report of an earlier version may lack any but the first ones. `per_class`,
@@ -72,6 +74,7 @@ from tutelage.evaluation.judged import Arm, DataFacts, Judged, RunFacts, Timed
 from tutelage.evaluation.lineup import TEACHER, Lineup, seeds_of
 from tutelage.evaluation.modelrows import model_rows
 from tutelage.evaluation.scoring import Answers, Questions, read, score_models
+from tutelage.evaluation.tasks import Asked, TaskFacts, score_tasks
 
 FORMAT = "tutelage-report-1"
 _MOST_IDS = 50
@@ -95,6 +98,7 @@ def scorecard(
     val_labels: ArrayLike | None = None,
     train_labels: ArrayLike | None = None,
     resamples: int = 10_000,
+    tasks: TaskFacts | None = None,
 ) -> dict[str, Any]:
     """Reduce answers and costs to the report object described at the top of this module.
 
@@ -110,6 +114,7 @@ def scorecard(
         val_labels: (V,) class numbers of the validation examples, for the models that have `val_logits`.
         train_labels: (T,) class numbers of the sample of the training part, for the models that have `train_logits`.
         resamples: of the bootstrap over test examples.
+        tasks: what else models were asked about the same examples, for those that have answers to it.
 
     Raises:
         InputError: arms without students, repeated names or seeds, or answers that do not fit the labels.
@@ -154,6 +159,8 @@ def scorecard(
         | (robust.METHODS if any("robust" in row for row in rows) else {}),
     }
     report["summary"] = _summary(report, share, numbers)
+    if tasks is not None:
+        report["tasks"] = score_tasks(tasks, lineup, judged, Asked(numbers, truth, tuple(classes)), resamples=resamples)
     return report | {"notices": list(warnings), "warnings": red_flags(report, warnings)}
 
 

@@ -5,7 +5,7 @@ parameters say what it reads. Helpers are in `losses.targets` (top-k, masks) and
 """
 
 from tutelage.losses.adversaries import adversarial, adversarial_feature
-from tutelage.losses.contrastive import contrastive, info_nce
+from tutelage.losses.contrastive import contrastive, contrastive_memory, info_nce
 from tutelage.losses.curricula import annealed, curriculum_temperature
 from tutelage.losses.divergences import jensen_shannon, reverse_soft_target, skewed, skewed_reverse, soft_target
 from tutelage.losses.ensembles import adaptive_ensemble, ensemble_distribution
@@ -58,6 +58,12 @@ from tutelage.losses.relations import (
     similarity_preserving,
 )
 from tutelage.losses.scale_free import dist, standardized
+from tutelage.losses.self_supervised import (
+    compress_one_queue,
+    compress_two_queues,
+    seed_similarity,
+    self_consistent,
+)
 from tutelage.losses.self_taught import class_consistency, native_ensemble, own_exits, progressive
 from tutelage.losses.temperatures import multi_level, transformed_teacher, weighted_transformed_teacher
 
@@ -76,7 +82,10 @@ __all__ = [
     "binary_soft_target",
     "bounded_regression",
     "class_consistency",
+    "compress_one_queue",
+    "compress_two_queues",
     "contrastive",
+    "contrastive_memory",
     "correlation_congruence",
     "cosine_hidden",
     "cross_entropy",
@@ -117,6 +126,8 @@ __all__ = [
     "reverse_soft_target",
     "review",
     "robust_soft_label",
+    "seed_similarity",
+    "self_consistent",
     "semantic_calibration",
     "similarity_preserving",
     "skewed",

@@ -42,8 +42,8 @@ def adversarial(
         Where several answers are right and an average of them is not. Beside `cross_entropy`. Not where a single run
         must be trusted: two players that learn against each other have a high variance, so train several seeds and
         report them all. A judge that wins for good, its part near 0, teaches nothing more: narrow it
-        (`companion: {width: 16}`) or lower b. One random teacher of an ensemble at each step (`combine: random_step`)
-        makes it MEAL.
+        (`companion: {width: 16}`) or lower b. The judge is told labels, unless `companion: {labels: false}`. With one
+        random teacher of several at each step (`combine: random_step`) it learns from many as MEAL does.
 
     Args:
         student_logits: (B, C).
@@ -67,7 +67,7 @@ def adversarial(
         tensor(2.5094)
 
     Reference:
-        Xu, Hsu, Huang 2017, arXiv 1709.00513, equations 5 to 8. Shen, He, Xue 2019 (MEAL), arXiv 1812.02425.
+        Xu, Hsu, Huang 2017, arXiv 1709.00513. Shen, He, Xue 2019 (MEAL), arXiv 1812.02425.
     """
     check_weight("logit", logit)
     student, teacher = pair(student_logits, dense(teacher_logits, "adversarial", mask), mask)
@@ -112,7 +112,7 @@ def adversarial_feature(
         tensor(2.0794)
 
     Reference:
-        Belagiannis, Farshad, Galasso 2018, arXiv 1803.10750, equations 2 to 4.
+        Belagiannis, Farshad, Galasso 2018, arXiv 1803.10750.
     """
     return _players(_scores(judged_feature), balance, mask)
 

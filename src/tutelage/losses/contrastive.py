@@ -1,7 +1,7 @@
 """The same example picked out among others: each of the student's embeddings has to find the teacher's.
 
-Both losses take the other examples of the batch for what is to be told apart, or negatives that the caller keeps: a
-memory is state, and these are functions.
+Two losses take the other examples of the batch for what is to be told apart, or negatives that the caller keeps; one
+reads similarities with what a memory keeps: a memory is state, and these are functions.
 
 Shapes:  B batch · D features of an example, all its dimensions in one row · N negatives.
 s_i is the student's direction of example i, t_i the teacher's, both of length 1.
@@ -10,16 +10,17 @@ s_i is the student's direction of example i, t_i the teacher's, both of length 1
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from tutelage.errors import InputError
-from tutelage.losses.targets import average, positive
-from tutelage.losses.vectors import lone, matched, product, unit
+from tutelage.losses.targets import as_float, average, positive
+from tutelage.losses.vectors import blanked, lone, matched, product, unit
 
-__all__ = ["contrastive", "info_nce"]
+__all__ = ["contrastive", "contrastive_memory", "info_nce"]
 
 
 def contrastive(
@@ -86,6 +87,62 @@ def contrastive(
     total = _found(agreed, _scores(student, negatives, tau, "negatives"), level, mask)
     if student_negatives is not None:
         total = total + _found(agreed, _scores(teacher, student_negatives, tau, "student_negatives"), level, mask)
+    return total
+
+
+def contrastive_memory(contrast: Sequence[Tensor], *, mask: Tensor | None = None) -> Tensor:
+    """Contrastive representation distillation (CRD) as its authors train it, with a memory; a list of four → ().
+
+    Equation:
+        h(u) = w / (w + N), w = e^u / Z, u a cosine divided by τ; mean over i of −log h(u_i) − Σ over N negatives of
+        log(1 − h(u_in)), with Z the mean of e^u in the first batch, and the same with the roles of student and teacher
+        exchanged
+
+    Use:
+        To hand over a structured embedding, beside labels or soft targets. On both sides a linear layer learns along,
+        and negatives are drawn among all training examples of other classes, from embeddings that a memory keeps: 8
+        bytes for each example and number of an embedding. Not for training parts too large for that; there `info_nce`
+        or `contrastive` with a large batch. The authors' weight is 0.8, their number of negatives 16,384 and τ = 0.07.
+
+    Args:
+        contrast: similarities divided by τ: u_i of each pair (B,), of the student's embeddings with the teacher's
+            negatives (B, N), of the teacher's with the student's (B, N), and log Z of both directions (2,), a constant.
+        mask: (B,) bool, True where an example counts; the others may hold anything.
+
+    Returns:
+        () nats per example, the sum of two directions. Not 0 where both agree: where every similarity is at the level,
+        a direction has log(1 + N) + N log(1 + 1 / N), 10.7041 for N = 16,384.
+
+    Raises:
+        InputError: it is no such list, or a mask that does not fit.
+
+    Example:
+        >>> import torch
+        >>> level, others = torch.zeros(2), torch.tensor([[0.5, -1.0, 0.0]])
+        >>> contrastive_memory([torch.tensor([2.0]), others, others, level])
+        tensor(2.3642)
+
+    Reference:
+        Tian, Krishnan, Isola 2019, arXiv 1910.10699, the objective with the critic h.
+    """
+    shapes = [tuple(one.shape) for one in contrast] if isinstance(contrast, Sequence) else type(contrast).__name__
+    rows = shapes[0] if isinstance(shapes, list) and shapes else ()
+    if (
+        not isinstance(shapes, list) or len(shapes) != 4 or len(rows) != 1 or not rows[0] or shapes[3] != (2,)
+        or shapes[1] != shapes[2] or len(shapes[1]) != 2 or shapes[1][0] != rows[0] or not shapes[1][1]
+        or not all(one.is_floating_point() for one in contrast)
+    ):  # fmt: skip
+        raise InputError(
+            "these are no similarities with a memory", given=str(shapes),
+            expected="floating-point numbers of shape (B,), (B, N), (B, N) and (2,)",
+        )  # fmt: skip
+    agreed, of_student, of_teacher, levels = (as_float(one) for one in contrast)
+    total = agreed.new_zeros(())
+    for scores, level in zip((of_student, of_teacher), levels.detach(), strict=True):
+        every = torch.cat([agreed.unsqueeze(-1), scores], -1)
+        if mask is not None:
+            every = blanked(every, mask)
+        total = total + _estimated(every, level, mask)
     return total
 
 
@@ -177,7 +234,12 @@ def _found(agreed: Tensor, scores: Tensor, level: float | None, mask: Tensor | N
     """One direction with negatives from elsewhere: the score of each pair (B, 1), of its negatives (B, N)."""
     every = torch.cat([agreed, scores], -1)
     among = torch.ones_like(every, dtype=torch.bool) if mask is None else mask.unsqueeze(-1).expand_as(every)
-    odds = every - _log_level(every, among, level) - math.log(scores.shape[-1])
+    return _estimated(every, _log_level(every, among, level), mask)
+
+
+def _estimated(every: Tensor, log_level: Tensor, mask: Tensor | None) -> Tensor:
+    """One direction by noise-contrastive estimation: the first of each row (B, 1 + N) belongs to it, the others not."""
+    odds = every - log_level - math.log(every.shape[-1] - 1)
     return average(-F.logsigmoid(odds[:, 0]) - F.logsigmoid(-odds[:, 1:]).sum(-1), mask)
 
 

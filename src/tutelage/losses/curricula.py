@@ -65,7 +65,7 @@ def curriculum_temperature(
         tensor(0.9056)
 
     Reference:
-        Li and others 2023, arXiv 2211.16231, equations 4 to 6.
+        Li and others 2023, arXiv 2211.16231.
     """
     positive("start", start)
     check_weight("reach", reach)
@@ -128,7 +128,7 @@ def annealed(
         tensor(2.9100)
 
     Reference:
-        Jafari, Rezagholizadeh, Sharma, Ghodsi 2021, arXiv 2104.07163, equations 3 and 4.
+        Jafari, Rezagholizadeh, Sharma, Ghodsi 2021, arXiv 2104.07163.
     """
     check_progress(progress)
     if isinstance(levels, bool) or not isinstance(levels, int) or levels < 1:

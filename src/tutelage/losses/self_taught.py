@@ -65,7 +65,7 @@ def progressive(
         tensor(1.5660)
 
     Reference:
-        Kim, Ji, Yoon, Hwang 2021, arXiv 2006.12000, equations 4 and 5.
+        Kim, Ji, Yoon, Hwang 2021, arXiv 2006.12000.
     """
     check_progress(progress)
     if not 0.0 <= final <= 1.0:
@@ -113,7 +113,7 @@ def class_consistency(
         tensor(0.9056)
 
     Reference:
-        Yun, Park, Lee, Shin 2020, arXiv 2003.13964, equation 2.
+        Yun, Park, Lee, Shin 2020, arXiv 2003.13964.
     """
     return soft_target(student_logits, partner_logits, temperature=temperature, mask=mask)
 
@@ -166,7 +166,7 @@ def own_exits(
         tensor(1.4233)
 
     Reference:
-        Zhang and others 2019, arXiv 1905.08094, equations 1 to 3.
+        Zhang and others 2019, arXiv 1905.08094.
     """
     for name, weight in (("labels", labels), ("teaching", teaching), ("features", features)):
         check_weight(name, weight)
@@ -239,7 +239,7 @@ def native_ensemble(
         tensor(2.8262)
 
     Reference:
-        Lan, Zhu, Gong 2018, arXiv 1806.04606, equations 3 to 7.
+        Lan, Zhu, Gong 2018, arXiv 1806.04606.
     """
     positive("temperature", temperature)
     if not isinstance(branches, Sequence) or len(branches) < 2:

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from tutelage.errors import InputError, nearest
 from tutelage.recipe.scalars import show
-from tutelage.sources import Ema, FromArm, Peers, Pseudo, Source, as_source
+from tutelage.sources import Ema, FromArm, Peers, Pseudo, Route, Source, as_source
 from tutelage.words import MAPS
 
 # Names that some file systems keep for devices, whatever their case or suffix.
@@ -183,6 +183,8 @@ class SourceSpec(Section):
     """The same arm's other students, who learn at the same time, and how they answer as one."""
     pseudo: Probability | None = None
     """What the teacher (or `arm`) said of the plain examples, where it was at least this sure."""
+    route: Count | None = None
+    """The teacher at so many points of its own training, one after the other."""
     per_class: Count | None = None
     """At most so many pseudo-labels of every class, the surest."""
     every: Count = 1
@@ -192,11 +194,11 @@ class SourceSpec(Section):
     @classmethod
     def _one(cls, every: int, info: ValidationInfo) -> int:
         data = info.data
-        named = [key for key in ("arm", "ema", "peers", "pseudo") if data.get(key) is not None]
+        named = [key for key in ("arm", "ema", "peers", "pseudo", "route") if data.get(key) is not None]
         if len(named) != 1 and sorted(named) != ["arm", "pseudo"]:
             raise InputError(
                 f"a term listens to one source, not to {len(named)}",
-                expected="one of arm, ema, peers, pseudo", fix="leave `source` out to listen to the teacher",
+                expected="one of arm, ema, peers, pseudo, route", fix="leave `source` out to listen to the teacher",
             )  # fmt: skip
         if every > 1 and named != ["peers"]:
             raise InputError("`every` belongs to peers", fix="leave it out")
@@ -208,6 +210,8 @@ class SourceSpec(Section):
         """What it describes."""
         if self.pseudo is not None:
             return Pseudo(self.pseudo, self.per_class, self.arm)
+        if self.route is not None:
+            return Route(self.route)
         if self.ema is not None:
             return Ema(self.ema)
         return FromArm(self.arm) if self.arm is not None else Peers(self.peers or "each", self.every)
@@ -220,14 +224,17 @@ def _source(value: object) -> object:
     source = as_source(value)
     if isinstance(source, FromArm):
         return {"arm": value}
-    words = {"ema": {"ema": Ema().decay}, "peers": {"peers": Peers().how}, "pseudo": {"pseudo": Pseudo().confidence}}
+    words = {
+        "ema": {"ema": Ema().decay}, "peers": {"peers": Peers().how}, "pseudo": {"pseudo": Pseudo().confidence},
+        "route": {"route": Route().anchors},
+    }  # fmt: skip
     return words.get(value)
 
 
 SourceOrTeacher = Annotated[
     SourceSpec | None,
     BeforeValidator(_source, json_schema_input_type=Text | SourceSpec | None),
-    words("teacher, ema, peers, pseudo, the name of an arm, or a mapping such as {ema: 0.99}"),
+    words("teacher, ema, peers, pseudo, route, the name of an arm, or a mapping such as {ema: 0.99}"),
 ]
 
 LayerPairs = Annotated[

@@ -98,6 +98,8 @@ class Data(Section):
     """Where the files lie."""
     train: Text | None = None
     """An .npz file with x and y that takes the place of the training part, such as `tutelage synthesize` makes."""
+    task: ArmName = "label"
+    """What the labels are of, where an .npz file holds further ones as targets_<task>; terms name tasks."""
     val: Fraction = 0.1
     """The share kept for choosing, where the set has no validation part of its own."""
     test: Fraction = 0.2
@@ -273,9 +275,12 @@ class TermSpec(Section):
     attack: AttackSpec | None = None
     """For losses that read answers to attacked inputs: what attacks."""
     source: SourceOrTeacher = None
-    """Who is listened to: teacher (or null), ema, peers, pseudo, the name of an arm, or a mapping such as {ema: 0.99}."""
+    """Who is listened to: teacher (or null), ema, peers, pseudo, route, the name of an arm, or more precisely a mapping
+    such as {ema: 0.99}."""
     companion: Arguments = Field(default_factory=dict)
     """Settings of what learns along for this loss, where something does."""
+    task: Text | None = None
+    """Of which task's logits and labels it is, where the data has several; null: of each of them, added up."""
 
     @field_validator("weight", "temperature")
     @classmethod

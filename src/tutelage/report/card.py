@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from tutelage.report import facts, numbers, robust
+from tutelage.report import facts, numbers, robust, tasks
 from tutelage.report.markup import TURNS
 from tutelage.report.plain import snippet
 from tutelage.report.verdict import verdict
@@ -37,6 +37,7 @@ def card(report: Report) -> str:
         f"{numbers.plural(len(report['seeds']), 'seed')}. ± is half of the 95 % interval over seeds. "
         "All numbers are in `report.json`, with intervals over test examples too; `report.html` shows them.\n",
         *robust.ahead(report),
+        *tasks.ahead(report),
         "## Intended use\n",
         _listed(_use(report)),
         "## Limits\n",
@@ -219,7 +220,7 @@ def _loading(report: Report) -> list[str]:
         model = student.get("model")
         plain = snippet(_file(report), model if isinstance(model, str) else None, _section(student, "args"))
         parts += ["Without tutelage, with torch and safetensors alone:\n", _fenced(plain, "python")]
-    names = json.dumps(list(report["classes"]), ensure_ascii=False).translate(TURNS)
+    names = json.dumps(tasks.outputs(report), ensure_ascii=False).translate(TURNS)
     shown = (
         f"<details><summary>The classes, in the order of the logits</summary>\n\n{_fenced(names, 'json')}\n</details>\n"
     )

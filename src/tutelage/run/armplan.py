@@ -73,10 +73,10 @@ def _at_home(name: str, plan: ArmPlan, plans: Mapping[str, ArmPlan]) -> Objectiv
             own = f"{plan.student}.{source.arm}" if plan.student else source.arm
             whole = source.arm if source.arm in plans else own
             if whole not in plans:
-                known = ["ema", "peers", "teacher", *plans, *(arm.method for arm in plans.values())]
+                known = ["ema", "peers", "pseudo", "route", "teacher", *plans, *(arm.method for arm in plans.values())]
                 raise InputError(
                     f"no arm `{source.arm}` whose student could teach", where=f"arms.{plan.method}",
-                    given=f"source: {source.arm}", expected="teacher, ema, peers, or the name of an arm",
+                    given=f"source: {source.arm}", expected="teacher, ema, peers, pseudo, route, or the name of an arm",
                     fix=nearest(source.arm, known),
                 )  # fmt: skip
             term = replace(term, source=replace(source, arm=whole))
@@ -119,6 +119,7 @@ def objective_of(terms: Sequence[TermSpec], where: str, *, trust: bool = False) 
                     attack=None if term.attack is None else Attack(**term.attack.model_dump()),
                     source=None if term.source is None else term.source.build(),
                     companion=dict(term.companion),
+                    task=term.task,
                 )
             )
         except InputError as error:

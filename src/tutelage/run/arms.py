@@ -32,7 +32,7 @@ class Company:
 
     finished: Mapping[Source, Teacher] = field(default_factory=dict)  # students of other arms, who teach some of these
     module: nn.Module | None = None  # the teacher's, whose last layer an arm may look through
-    ranked: Tensor | None = None  # (N,) the teacher's classes of the validation part, where a schedule follows them
+    ranked: Tensor | None = None  # (N, tasks) the teacher's classes of the validation part, where a schedule asks
 
 
 def batches_of(job: Job, arms: Mapping[str, ArmPlan], *, size: int, seed: int, recorded: int = 0) -> BatchSource:

@@ -213,7 +213,7 @@ def _estimate(stored: Sequence[Job], temperature: float, sample: _Sample | None,
     """
     job, question = stored[0], question_of(stored[0])
     assert job.store is not None
-    classes, examples = len(question.examples.classes), len(question.ids())
+    classes, examples = len(question.examples.outputs), len(question.ids())
     rows = examples * len(question.draws)
     names = ["fp32", "fp16", "bf16", "int8"]
     if not job.teacher.name:  # parts of several teachers cannot be combined
@@ -268,7 +268,7 @@ def _job(recipe: Recipe, store: Path | str | None, trust: bool) -> Job:
         Store(),
         job.views,
         {name: arm.objective for name, arm in job.arms.items()},
-        classes=len(job.splits.train.classes),
+        classes=len(job.splits.train.outputs),
         seeds=job.seeds,
         train=job.train,
         root=store,

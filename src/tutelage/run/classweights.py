@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from tutelage.data.balance import class_weights, counts_of
+from tutelage.data.examples import Task
 from tutelage.errors import InputError, Problem, RecipeError, TutelageError
 from tutelage.objective import Objective, Term
 
@@ -19,7 +21,12 @@ _OPTION = "class_weights"
 
 
 def weigh_classes(
-    methods: Mapping[str, Objective], labels: Tensor, classes: Sequence[str], *, balance: str
+    methods: Mapping[str, Objective],
+    labels: Tensor,
+    classes: Sequence[str],
+    *,
+    balance: str,
+    tasks: Mapping[str, Task] = MappingProxyType({}),
 ) -> dict[str, Objective]:
     """The objectives with numbers where their terms have words: `options: {class_weights: balanced}`.
 
@@ -28,6 +35,7 @@ def weigh_classes(
         labels: (N,) of the training examples that have one, to be counted.
         classes: names of the classes.
         balance: how an epoch samples the training part; see `Batches`.
+        tasks: further labels of the same examples, for terms that are of another task.
 
     Raises:
         RecipeError: weights that cannot be made; all of them together.
@@ -38,7 +46,8 @@ def weigh_classes(
         terms = []
         for number, term in enumerate(objective.terms):
             try:
-                terms.append(_weighed(term, labels, classes, balance))
+                own = tasks.get(term.task or "", Task(labels, tuple(classes)))
+                terms.append(_weighed(term, own.targets, own.classes, balance))
             except TutelageError as error:
                 problems.append(replace(error.problem, where=f"arms.{name}.{number}.options.{_OPTION}"))
         changed = any(one is not other for one, other in zip(terms, objective.terms, strict=False))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tutelage.data import Examples, plain_batches
 from tutelage.errors import InputError, TrainingError
-from tutelage.evaluation.predict import predict, validation_scores
+from tutelage.evaluation.predict import best_of_tasks, predict, task_scores
 from tutelage.files import write_bytes
 from tutelage.models import state_digest, takes_any_order
 from tutelage.recipe import Train
@@ -89,6 +89,7 @@ def train_cohort(
     builds: Mapping[str, Callable[[], nn.Module]],
     recorded: int = 0,
     company: Company | None = None,
+    listeners: Sequence[Listener] = (),
 ) -> dict[str, Arm]:
     """Train arms that see the same batches, from wherever they stand on disk; one student's start from one weight.
 
@@ -128,11 +129,13 @@ def train_cohort(
         shop.folder.tell(f"{name}: continuing at step {cohort.at.step:,}/{total:,}")
     before = teacher.fingerprint() if teacher is not None else None
 
+    val = job.splits.val
+
     def validate(student: nn.Module) -> dict[str, float]:
-        logits = predict(student, shop.plain(job.splits.val), shop.device.device)
-        scores = validation_scores(logits, job.splits.val.targets)
+        logits = predict(student, shop.plain(val), shop.device.device)
+        scores = task_scores(logits, val.labels, val.sizes)
         if company.ranked is not None:
-            scores["agreement"] = float((logits.argmax(-1) == company.ranked).double().mean())
+            scores["agreement"] = float((best_of_tasks(logits, val.sizes) == company.ranked).double().mean())
         return scores
 
     shop.signals.checkpoints = checkpoints if shop.device.rank == 0 else None
@@ -143,7 +146,7 @@ def train_cohort(
         try:
             fit(
                 cohort, batches, validate, shop.device, epochs=train.epochs,
-                listeners=[shop.signals, *(mine if shop.device.rank == 0 else [])],
+                listeners=[shop.signals, *listeners, *(mine if shop.device.rank == 0 else [])],
             )  # fmt: skip
         except TrainingError:
             _keep_evidence(cohort, batches, shop.folder)

@@ -22,7 +22,7 @@ from tutelage.errors import InputError
 from tutelage.evaluation.folds import over_folds
 from tutelage.recipe import Recipe, dump
 from tutelage.report import write_report
-from tutelage.run.evalfiles import Kept, eval_files, read_eval_file, write_eval_file
+from tutelage.run.evalfiles import Kept, KeptTask, eval_files, read_eval_file, write_eval_file
 from tutelage.run.execute import Run, facts_of, read_report, run_recipe
 from tutelage.run.job import job_of_recipe
 from tutelage.run.several import begin, kept_folder
@@ -146,6 +146,7 @@ def _pooled(home: Path, parts: Sequence[_Part], recipe: Recipe, command: str) ->
         val_labels=asked["val"].labels,
         train_labels=asked["train"].labels,
         resamples=recipe.report.bootstrap,
+        tasks=_tasks(first, asked["test"]),
     )
     pictures = [picture for part in parts for picture in part.report.get("pictures", ())[: _PICTURES // len(parts)]]
     return report | {"pictures": pictures, "folds": _by_fold(report, parts)}
@@ -154,10 +155,7 @@ def _pooled(home: Path, parts: Sequence[_Part], recipe: Recipe, command: str) ->
 def _together(home: Path, parts: Sequence[_Part], model: str, seed: int | None) -> tuple[Any, dict[str, Kept]]:
     """One model of all folds as if it were one: its answers one after the other, its size that of the first fold."""
     kept = [part.kept(model, seed) for part in parts]
-    whole = {
-        key: Kept(*(np.concatenate([getattr(one[key], name) for one in kept]) for name in ("ids", "labels", "logits")))
-        for key in ("test", "val", "train")
-    }
+    whole = {key: _joined([one[key] for one in kept]) for key in ("test", "val", "train")}
     for key, path in eval_files(home, model, seed).items():
         write_eval_file(path, whole[key])
     runs = [next(run for run in part.row(model)["runs"] if run["seed"] == seed) for part in parts]
@@ -172,8 +170,28 @@ def _together(home: Path, parts: Sequence[_Part], model: str, seed: int | None) 
         val_logits=whole["val"].logits,
         train_logits=whole["train"].logits,
         multiply_adds=runs[0]["multiply_adds"],
+        tasks={name: task.logits for name, task in whole["test"].tasks.items()},
     )
     return judged, whole
+
+
+def _joined(several: Sequence[Kept]) -> Kept:
+    """What one model answered in all folds, one after the other."""
+    ids, labels, logits = (np.concatenate([getattr(one, key) for one in several]) for key in ("ids", "labels", "logits"))
+    tasks = {
+        name: KeptTask(
+            *(np.concatenate([getattr(one.tasks[name], key) for one in several]) for key in ("labels", "logits")),
+            classes=task.classes,
+        )
+        for name, task in several[0].tasks.items()
+    }
+    return Kept(ids, labels, logits, tasks)
+
+
+def _tasks(report: Mapping[str, Any], asked: Kept) -> evaluation.TaskFacts | None:
+    """What models were asked beside the main task; None where that is all."""
+    further = {name: (task.labels, task.classes) for name, task in asked.tasks.items()}
+    return evaluation.TaskFacts(report["tasks"]["main"], further) if further else None
 
 
 def _mean_curve(curves: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, float | None]]:

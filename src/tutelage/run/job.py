@@ -12,6 +12,9 @@ from torch import nn
 from tutelage import losses
 from tutelage.data import SOURCES, Examples, Splits, Views, as_model_input, fold_of, labelled_ids, load
 from tutelage.data.balance import long_tail
+from tutelage.data.sources import with_training_part
+from tutelage.data.examples import Task
+from tutelage.data.tasks import name_task
 from tutelage.data.unlabelled import with_unlabelled
 from tutelage.errors import InputError, RecipeError
 from tutelage.evaluation.robust import check_attackable
@@ -29,6 +32,7 @@ from tutelage.run.classweights import weigh_classes
 from tutelage.run.combination import check_alone, combination
 from tutelage.run.heads import headed
 from tutelage.run.storeplan import StorePlan, store_plan
+from tutelage.run.tasks import with_tasks
 from tutelage.run.teacherplan import TeacherPlan, teacher_plan
 from tutelage.teachers.ensemble import places_of_each
 
@@ -171,9 +175,19 @@ def job_of_recipe(recipe: Recipe, *, trust: bool, store: Path | str | None = Non
         seed=0,
         image_size=source.image_size,
     )
+    splits = name_task(splits, source.task)
     if source.fold is not None:
         number, count = map(int, source.fold.split("/"))
         splits = fold_of(splits, number, count, val=source.val)
+    if source.train is not None:
+        if any(one.train is not None for one in recipe.trusted.values()):
+            raise InputError(
+                "a teacher cannot be trained on the examples of `data.train`", where="teacher.train",
+                expected="`teacher.weights`",
+                fix="name the weights that `tutelage synthesize` wrote beside the examples: "
+                "--set teacher.weights=made.teacher.safetensors --set teacher.train=null",
+            )  # fmt: skip
+        splits = with_training_part(splits, source.train, image_size=source.image_size)
     if source.limit is not None and source.limit < len(splits.train):
         # The first rows in the order of ids are a fixed random sample, since ids are hashes.
         train = splits.train.take(torch.arange(source.limit))
@@ -186,11 +200,15 @@ def job_of_recipe(recipe: Recipe, *, trust: bool, store: Path | str | None = Non
         splits, own, told = with_unlabelled(splits, source.unlabelled, image_size=source.image_size)
         labelled, notices = own if labelled is None else labelled, (f"data: {told}",)
     known = slice(None) if labelled is None else torch.isin(splits.train.ids, labelled)
-    methods = weigh_classes(methods, splits.train.targets[known], splits.train.classes, balance=source.balance)
+    methods = with_tasks(methods, splits.train.sizes)
+    further = {name: Task(task.targets[known], task.classes) for name, task in splits.train.tasks.items()}
+    methods = weigh_classes(
+        methods, splits.train.targets[known], splits.train.classes, balance=source.balance, tasks=further
+    )
     if recipe.report.attack is not None:
         check_attackable(splits.test)
     mean, std = statistics(splits.train)
-    classes = len(splits.train.classes)
+    classes = len(splits.train.outputs)
 
     def builder(spec: ModelSpec, role: str) -> Callable[[], nn.Module]:
         shape = splits.train.shape
@@ -263,8 +281,10 @@ def student_plan(
 def facts_of_data(splits: Splits) -> dict[str, object]:
     """What of the data a student's file must remember to be built again."""
     mean, std = statistics(splits.train)
-    shape, classes = list(splits.train.shape), list(splits.train.classes)
-    return {"input_shape": shape, "classes": classes, "mean": mean, "std": std}
+    shape, classes = list(splits.train.shape), list(splits.train.outputs)
+    # Which of the logits are of which task; of one task all are.
+    tasks: dict[str, object] = {"tasks": splits.train.sizes} if splits.train.tasks else {}
+    return {"input_shape": shape, "classes": classes, "mean": mean, "std": std, **tasks}
 
 
 def statistics(train: Examples) -> tuple[list[float], list[float]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,14 @@ from tutelage.objective import Objective, Term, title_of
 from tutelage.report import write_report
 from tutelage.run.armplan import ArmPlan
 from tutelage.run.cohorts import Workshop
-from tutelage.run.evalfiles import Kept, write_eval_file
+from tutelage.run.evalfiles import Kept, KeptTask, write_eval_file
 from tutelage.run.job import Job
 from tutelage.run.pictures import forgotten_pictures
 from tutelage.run.robust import Attacks
 from tutelage.run.students import learned_of, read_facts, student_file
 from tutelage.run.teacher import TeacherInHand
 from tutelage.schedules import Schedule
+from tutelage.tasks import columns_of
 from tutelage.types import Batch
 from tutelage.words import COMPANIONS
 
@@ -92,6 +94,7 @@ def judge(job: Job, shop: Workshop, teacher: TeacherInHand, *, wall_seconds: flo
         val_labels=job.splits.val.targets.numpy(),
         train_labels=train_sample(job.splits).targets.numpy(),
         resamples=job.resamples,
+        tasks=_tasks(test),
     )
     headline = report["headline"]
     said = {arm.name: [np.asarray(one.logits) for one in arm.students] for arm in arms if arm.name == headline}
@@ -121,15 +124,16 @@ def _judge_teacher(job: Job, shop: Workshop, teacher: TeacherInHand, attacks: At
     """What the teacher answers, and what it is."""
     answers = _answers_of(job, shop, "teacher", lambda part: ask(teacher.judged, part, shop.device.device))
     return evaluation.Judged(
-        logits=answers["test"],
+        logits=answers["test"].main,
         parameters=parameters(teacher.module) if teacher.module is not None else 0,
         file_bytes=sum(file.stat().st_size for file in teacher.files),
         sha256=_digest_of(teacher.files),
         curve=teacher.curve,
-        val_logits=answers["val"],
-        train_logits=answers["train"],
+        val_logits=answers["val"].main,
+        train_logits=answers["train"].main,
         multiply_adds=0 if teacher.module is None else _multiply_adds(job, shop, teacher.module),
         robust=attacks("teacher", teacher.module),
+        tasks=answers["test"].further,
     )
 
 
@@ -168,37 +172,55 @@ def _judge_student(
     kept = f"{name}.{how}-seed-{seed}" if how else f"{name}-seed-{seed}"
     answers = _answers_of(job, shop, kept, lambda part: predict(student, part, shop.device.device))
     judged = evaluation.Judged(
-        logits=answers["test"],
+        logits=answers["test"].main,
         parameters=parameters(student),
         file_bytes=path.stat().st_size,
         sha256=facts["sha256"],
         seed=seed,
         curve=facts["curve"],
         kept_epoch=facts["kept_epoch"],
-        val_logits=answers["val"],
-        train_logits=answers["train"],
+        val_logits=answers["val"].main,
+        train_logits=answers["train"].main,
         multiply_adds=_multiply_adds(job, shop, student),
         robust=attacks(kept, student),
+        tasks=answers["test"].further,
     )
     return judged, student
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Said:
+    """A model's logits on one part: of the main task, and of the others."""
+
+    main: ArrayLike
+    further: Mapping[str, ArrayLike]
+
+
 def _answers_of(
     job: Job, shop: Workshop, name: str, answer: Callable[[Iterable[Batch]], Tensor]
-) -> dict[str, ArrayLike]:
+) -> dict[str, _Said]:
     """A model's logits by part, kept as `<name>.npz`, `<name>-val.npz` and `<name>-train.npz`.
 
     The validation part is there to fit a temperature, which must not be fitted on the part that judges it; a fixed
     sample of the training part, to tell whether a student agrees with its teacher only where it was shown how.
     """
-    found: dict[str, ArrayLike] = {}
+    found: dict[str, _Said] = {}
     for key, part in (("test", job.splits.test), ("val", job.splits.val), ("train", train_sample(job.splits))):
-        logits = answer(shop.plain(part))
+        logits = answer(shop.plain(part)).numpy()
+        each = {task: logits[:, start:stop] for task, (start, stop) in columns_of(part.sizes).items()}
+        main = each.pop(part.task)
+        further = {task: KeptTask(own.targets.numpy(), each[task], own.classes) for task, own in part.tasks.items()}
         ending = "" if key == "test" else f"-{key}"
-        kept = Kept(part.ids.numpy(), part.targets.numpy(), logits.numpy())
+        kept = Kept(part.ids.numpy(), part.targets.numpy(), main, further)
         write_eval_file(shop.folder.path / "eval" / f"{name}{ending}.npz", kept)
-        found[key] = logits.numpy()
+        found[key] = _Said(main, each)
     return found
+
+
+def _tasks(test: Examples) -> evaluation.TaskFacts | None:
+    """What models are asked beside the main task; None where that is all."""
+    further = {name: (task.targets.numpy(), task.classes) for name, task in test.tasks.items()}
+    return evaluation.TaskFacts(test.task, further) if further else None
 
 
 def train_sample(splits: Splits) -> Examples:
@@ -227,6 +249,7 @@ def describe(objective: Objective) -> str:
         extra += [f"gradient of {term.gradient}"] if term.slopes("student") or term.slopes("teacher") else []
         extra += [f"{term.attack}"] if term.attack is not None else []
         extra += [f"from {term.speaker}"] if term.speaker is not None else []
+        extra += [f"of {term.task}"] if term.task is not None else []
         extra += [f"{key} {value}" for key, value in term.companion.items() if value != _defaults(term).get(key)]
         words.append(text + (f" ({', '.join(extra)})" if extra else ""))
     return " + ".join(words)

@@ -23,6 +23,7 @@ from tutelage.run.execute import Run, execute
 from tutelage.run.job import Job, StudentPlan, TeacherPlan, facts_of_data, statistics, student_plan
 from tutelage.run.judge import describe
 from tutelage.run.storeplan import store_plan
+from tutelage.run.tasks import with_tasks
 from tutelage.teachers import EnsembleTeacher, Teacher, as_teacher
 
 __all__ = ["distill"]
@@ -86,13 +87,14 @@ def distill(
     mean, std = statistics(splits.train)
 
     def builder(spec: ModelSpec) -> Callable[[], nn.Module]:
-        shape, classes = splits.train.shape, len(splits.train.classes)
+        shape, classes = splits.train.shape, len(splits.train.outputs)
         return lambda: build(spec, input_shape=shape, classes=classes, mean=mean, std=std)
 
     default = [Term(losses.soft_target, weight=0.9, temperature=4.0), Term(losses.cross_entropy, weight=0.1)]
     chosen: dict[str, Objective] = {"scratch": Objective([losses.cross_entropy])}
     chosen["distilled"] = Objective(objective or default)
     chosen |= {name: Objective(terms) for name, terms in (arms or {}).items()}
+    chosen = with_tasks(chosen, splits.train.sizes)
     places = [place for objective in chosen.values() for place in objective.teacher_places]
     plan = _teacher(teacher, builder, settings, teacher_epochs, list(dict.fromkeys(places)))
     plans: dict[str, StudentPlan] = {}
@@ -115,7 +117,7 @@ def distill(
         spec = store_settings({} if store == "auto" else store)
         record["store"] = spec.model_dump(mode="json")
         kept = store_plan(
-            spec, views or Views(), chosen, classes=len(splits.train.classes), seeds=seeds, train=settings
+            spec, views or Views(), chosen, classes=len(splits.train.outputs), seeds=seeds, train=settings
         )
     text = "".join(f"# {line}\n" for line in _lines(record))
     job = Job(

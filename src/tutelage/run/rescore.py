@@ -80,9 +80,27 @@ def _all_answers(home: Path, report: Mapping[str, Any]) -> Iterator[tuple[Model,
                         fix="restore the file from a copy, or run again",
                     )
                 _check_sum(files[part], part, own, sums[part])
+            _check_tasks(files["test"], report, run, found["test"])
             logits = {part: own.logits for part, own in found.items()}
             labels = {part: own.labels for part, own in found.items()}
-            yield (run["name"], run["seed"]), Saved(logits, labels, found["test"].ids)
+            further = {name: (task.labels, task.logits) for name, task in found["test"].tasks.items()}
+            yield (run["name"], run["seed"]), Saved(logits, labels, found["test"].ids, further)
+
+
+def _check_tasks(path: Path, report: Mapping[str, Any], run: Mapping[str, Any], own: Kept) -> None:
+    """That the answers of one model to further tasks are those that the report was made from."""
+    for row in report.get("tasks", {"each": ()})["each"][1:]:
+        rows = next(model["runs"] for model in row["models"] if model["name"] == run["name"])
+        expected = next(one["answers"] for one in rows if one["seed"] == run["seed"])
+        task = own.tasks.get(row["name"])
+        given = "" if task is None else digest(own.ids, task.labels, task.logits)
+        if given != expected:
+            raise DamagedError(
+                f"{path} holds other answers to the task `{row['name']}` than the report was made from",
+                given=f"sum {given[:16]}" if given else "none",
+                expected=f"sum {str(expected)[:16]}",
+                fix="restore the file from a copy, or run again",
+            )
 
 
 def _check_sum(path: Path, part: str, own: Kept, expected: str) -> None:

@@ -148,7 +148,9 @@ def _check_codec(codec: Codec, arms: Mapping[str, Objective], classes: int, wher
     logits = torch.randn(2, classes, generator=generator)
     ids = torch.tensor([1, 2])
     answer = Outputs(codec.decode(codec.encode(logits, ids, 0), classes))
-    batch = Batch(ids, {}, torch.zeros(2, dtype=torch.int64))
+    labels = torch.zeros(2, dtype=torch.int64)
+    named = {term.task for objective in arms.values() for term in objective.terms}
+    batch = Batch(ids, {}, labels, tasks={task: labels for task in named if task is not None})
     for name, objective in arms.items():
         on_logits = [term for term in objective.terms if term.reads_teacher and term.plain]
         if on_logits:

@@ -16,7 +16,7 @@ from torch import nn
 
 from tutelage.data import as_model_input
 from tutelage.errors import DamagedError, InputError, ModelError, TutelageError
-from tutelage.evaluation.predict import ask, predict, validation_scores
+from tutelage.evaluation.predict import ask, predict, task_scores
 from tutelage.files import cache_folder, read_json, sha256, write_json
 from tutelage.losses import cross_entropy
 from tutelage.models import load_weights, save_weights, state_digest
@@ -91,7 +91,7 @@ def obtain_teacher(job: Job, shop: Workshop) -> TeacherInHand:
                 shop.folder.tell(f"{plan.title}: {notice}")
         elif plan.train is not None:
             curve = _trained(job, module, shop)
-        own, data = names_of(module, plan.weights), job.splits.train.classes
+        own, data = names_of(module, plan.weights), job.splits.train.outputs
         moved = meet_by_name(module, own, data)
         if moved is not None:
             shop.folder.tell(f"{plan.title}: {moved}")
@@ -106,13 +106,13 @@ def obtain_teacher(job: Job, shop: Workshop) -> TeacherInHand:
         teacher = _as_fast_teacher(job, module, shop)
     hand = TeacherInHand(teacher, module, file, 0.0, curve)
     logits = ask(hand.judged, shop.plain(job.splits.val), shop.device.device)
-    classes = len(job.splits.val.classes)
+    classes = len(job.splits.val.outputs)
     if logits.shape != (len(job.splits.val), classes):
         raise ModelError(
             f"the {plan.title} answers with {logits.shape[-1]} classes, the data has {classes}",
             fix="use a teacher that was trained on these classes",
         )
-    accuracy = validation_scores(logits, job.splits.val.targets)["accuracy"]
+    accuracy = task_scores(logits, job.splits.val.labels, job.splits.val.sizes)["accuracy"]
     wrong = contradiction(module, logits, job.splits.val.targets)
     if wrong is not None:
         raise ModelError(f"the {plan.title}'s class names contradict its answers: {wrong}", fix=NAMES_FIX)
@@ -131,7 +131,7 @@ def _several(job: Job, shop: Workshop) -> TeacherInHand:
     teacher = EnsembleTeacher([one.teacher for one in members.values()], **job.teacher.combine)
     hand = TeacherInHand(teacher, teacher.panel(), None, 0.0, [], members)
     logits = ask(hand.judged, shop.plain(job.splits.val), shop.device.device)
-    accuracy = validation_scores(logits, job.splits.val.targets)["accuracy"]
+    accuracy = task_scores(logits, job.splits.val.labels, job.splits.val.sizes)["accuracy"]
     shop.folder.tell(f"teachers together, by {teacher.judged().how}: {accuracy:.2%} of the validation part")
     return replace(hand, val_accuracy=accuracy)
 
@@ -225,10 +225,10 @@ def _trained(job: Job, module: nn.Module, shop: Workshop) -> list[dict[str, floa
         else:
             shop.folder.tell(f"{title}: found in the cache ({home})")
             return [dict(row) for row in known["curve"]]
-    slug = job.teacher.slug
+    slug, learned = job.teacher.slug, Objective([cross_entropy]).for_tasks(job.splits.train.sizes)
     arm = train_cohort(
         job.teaching, _own_precision(job, shop), name=slug, seed=job.teacher.seed, train=job.teacher.train,
-        teacher=None, arms={slug: ArmPlan("", "teacher", Objective([cross_entropy]))}, builds={"": lambda: module},
+        teacher=None, arms={slug: ArmPlan("", "teacher", learned)}, builds={"": lambda: module},
     )[slug]  # fmt: skip
     module.load_state_dict(arm.best)
     if shop.device.rank == 0:

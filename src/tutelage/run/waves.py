@@ -8,16 +8,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tutelage.evaluation.predict import ask
+from tutelage.evaluation.predict import ask, best_of_tasks
 from tutelage.models import load_weights
 from tutelage.run.armplan import ArmPlan, waves_of
 from tutelage.run.arms import Company
 from tutelage.run.cohorts import Workshop, train_cohort
 from tutelage.run.job import Job
+from tutelage.run.route import route_of
 from tutelage.run.students import save_student, student_file
 from tutelage.run.teacher import TeacherInHand
 from tutelage.schedules import Schedule
-from tutelage.sources import FromArm, Pseudo, Source
+from tutelage.sources import FromArm, Pseudo, Route, Source
 from tutelage.teachers import EnsembleTeacher, ModuleTeacher, Teacher
 from tutelage.teachers.pseudo import PseudoTeacher, sure_rows
 
@@ -48,7 +49,8 @@ def train_seed(job: Job, shop: Workshop, seed: int, *, hand: TeacherInHand, answ
             shop.folder.tell(f"seed {seed}{f', wave {number + 1}' if number else ''}: students are there already")
             continue
         if ranked is None and _watches_agreement(job.arms):
-            ranked = ask(hand.judged, shop.plain(job.splits.val), shop.device.device).argmax(-1)
+            said = ask(hand.judged, shop.plain(job.splits.val), shop.device.device)
+            ranked = best_of_tasks(said, job.splits.val.sizes)
         arms = train_cohort(
             job, shop, name=f"seed-{seed}" + (f"-wave-{number + 1}" if number else ""), seed=seed, train=job.train,
             teacher=answers, arms=wave, builds={name: plan.build for name, plan in job.students.items()},
@@ -67,6 +69,9 @@ def _finished(
     """The students on disk that this wave listens to, as teachers."""
     found: dict[Source, Teacher] = {}
     for source in dict.fromkeys(source for arm in wave.values() for source in arm.objective.sources):
+        if isinstance(source, Route):
+            places = [place for arm in wave.values() for place in arm.objective.places_of(source)]
+            found[source] = route_of(job, shop, source.anchors, list(dict.fromkeys(places)))
         if not isinstance(source, (FromArm, Pseudo)):
             continue
         speaker = hand.judged

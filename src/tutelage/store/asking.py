@@ -43,7 +43,7 @@ def identity_of(question: Question, capture: Capture) -> dict[str, Any]:
         "format": FORMAT,
         "teacher": capture.teacher,
         "precision": capture.precision,
-        "classes": list(examples.classes),
+        "classes": list(examples.outputs),
         "input": [str(examples.inputs.dtype).removeprefix("torch."), *examples.shape],
         "views": {name: float(value) for name, value in asdict(views).items()} if views.random else None,
         # A mixed view shows a partner, which is drawn from the whole set: another set, other partners.
@@ -70,7 +70,7 @@ def compute(question: Question, rows: Rows, part: slice, capture: Capture) -> It
 def _ask(question: Question, ids: Ints, number: int, view: int, capture: Capture) -> dict[str, Tensor]:
     batch = question.filled(ids, question.draws[number])
     outputs = capture.ask(batch)
-    count, classes = len(ids), len(question.examples.classes)
+    count, classes = len(ids), len(question.examples.outputs)
     logits = outputs.logits
     if not isinstance(logits, Tensor) or tuple(logits.shape) != (len(batch), classes):
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__

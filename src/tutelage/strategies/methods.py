@@ -26,7 +26,7 @@ def logit_l1(student_logits: Tensor, teacher_logits: Tensor, *, mask: Tensor | N
         InputError: shapes that do not belong together, or a teacher that gave only some of its logits.
 
     Reference:
-        Fang and others 2019, arXiv 1912.11006, equation 3.
+        Fang and others 2019, arXiv 1912.11006.
     """
     ours, theirs = pair(student_logits, dense(teacher_logits, "logit_l1"), mask)
     return average((ours - theirs).abs().mean(-1), mask)

@@ -24,8 +24,8 @@ from tutelage.losses.targets import as_float, check_logits, positive
 from tutelage.losses.vectors import check_choice, unit
 
 __all__ = [
-    "DISAGREEMENTS", "LayerInput", "LayerInputs", "Normed", "activation", "batch_statistics", "contrast", "disagreement",
-    "imbalance", "length", "sureness", "variation",
+    "DISAGREEMENTS", "LayerInput", "LayerInputs", "Normed", "activation", "batch_statistics", "contrast",
+    "disagreement", "imbalance", "length", "sureness", "variation",
 ]  # fmt: skip
 
 DISAGREEMENTS = ("kl", "l1", "js")
@@ -44,7 +44,7 @@ def sureness(logits: Tensor) -> Tensor:
         InputError: these are no logits.
 
     Reference:
-        Chen and others 2019 (DAFL), arXiv 1904.01186, equation 4.
+        Chen and others 2019 (DAFL), arXiv 1904.01186.
     """
     check_logits(logits, "logits")
     logits = as_float(logits)
@@ -64,7 +64,7 @@ def imbalance(logits: Tensor) -> Tensor:
         InputError: these are no logits.
 
     Reference:
-        Chen and others 2019 (DAFL), arXiv 1904.01186, equation 6.
+        Chen and others 2019 (DAFL), arXiv 1904.01186.
     """
     check_logits(logits, "logits")
     mean = as_float(logits).softmax(-1).mean(0)
@@ -78,7 +78,7 @@ def activation(feature: Tensor) -> Tensor:
     A mean over features too, so that a weight does not depend on the width of the layer.
 
     Reference:
-        Chen and others 2019 (DAFL), arXiv 1904.01186, equation 5.
+        Chen and others 2019 (DAFL), arXiv 1904.01186.
     """
     return -as_float(feature).abs().mean()
 
@@ -99,7 +99,7 @@ def disagreement(student_logits: Tensor, teacher_logits: Tensor, kind: str = "js
 
     Reference:
         Micaelli, Storkey 2019, arXiv 1905.09768; Fang and others 2019, arXiv 1912.11006; Yin and others 2020, arXiv
-        1912.08795, equation 9.
+        1912.08795.
     """
     check_choice("kind", kind, DISAGREEMENTS)
     check_logits(student_logits, "student_logits")
@@ -138,7 +138,7 @@ def contrast(first: Tensor, second: Tensor, bank: Tensor, *, temperature: float 
         InputError: features that do not belong together, or a temperature that is not above 0.
 
     Reference:
-        Fang and others 2021 (CMI), arXiv 2105.08584, equation 6.
+        Fang and others 2021 (CMI), arXiv 2105.08584.
     """
     positive("temperature", temperature)
     if first.ndim != 2 or first.shape != second.shape or bank.ndim != 2 or bank.shape[1] != first.shape[1]:
@@ -203,7 +203,7 @@ def batch_statistics(norms: Sequence[Normed]) -> Tensor:
         InputError: there are none.
 
     Reference:
-        Yin and others 2020 (DeepInversion), arXiv 1912.08795, equation 4; their code leaves the lengths unsquared.
+        Yin and others 2020 (DeepInversion), arXiv 1912.08795; their code leaves the lengths unsquared.
     """
     if not norms:
         raise InputError("there are no batch norms to agree with", fix="use a weight of 0 for their statistics")

@@ -179,6 +179,7 @@ def move(batch: Batch, device: torch.device) -> Batch:
         inputs={name: view.to(device, non_blocking=True) for name, view in batch.inputs.items()},
         target=batch.target.to(device, non_blocking=True),
         labelled=None if batch.labelled is None else batch.labelled.to(device, non_blocking=True),
+        tasks={name: target.to(device, non_blocking=True) for name, target in batch.tasks.items()},
     )
 
 

@@ -67,6 +67,7 @@ class FabricDevice:
             ids=batch.ids[mine],
             inputs={name: view[mine] for name, view in batch.inputs.items()},
             target=batch.target[mine],
+            tasks={name: target[mine] for name, target in batch.tasks.items()},
         )
         return move(share, self.device)
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from tutelage.sources import Source
 from tutelage.teachers import Teacher
+from tutelage.teachers.route import RouteTeacher
 from tutelage.training.arm import Arm
 from tutelage.training.device import Device
 from tutelage.training.peers import groups, heard
@@ -62,17 +63,21 @@ class Cohort:
     seed: int
     arms: Sequence[Arm]
     teacher: Teacher | None = None
-    finished: Mapping[Source, Teacher] = field(default_factory=dict)  # students of other arms, who teach these
+    finished: Mapping[Source, Teacher] = field(default_factory=dict)  # who else teaches: students of other arms
     at: Moment = field(default_factory=Moment)
 
     @property
     def needs_teacher(self) -> bool:
         return any(arm.learning and arm.distiller.objective.needs_teacher for arm in self.arms)
 
-    def told(self, batch: Batch) -> dict[Source, tuple[Outputs, ...]]:
-        """What the finished students say that somebody still listens to."""
+    def told(self, batch: Batch, progress: float) -> dict[Source, tuple[Outputs, ...]]:
+        """What the finished students, and the teacher on its way, say to those who still listen."""
         wanted = {source for arm in self.arms if arm.learning for source in arm.distiller.objective.sources}
-        return {source: (one.answer(batch),) for source, one in self.finished.items() if source in wanted}
+        found = {source: one for source, one in self.finished.items() if source in wanted}
+        for one in found.values():
+            if isinstance(one, RouteTeacher):
+                one.walk(progress)
+        return {source: (one.answer(batch),) for source, one in found.items()}
 
 
 def fit(
@@ -116,11 +121,10 @@ def fit(
         needs_teacher = cohort.needs_teacher
         hear = [listener.on_step for listener in listeners if _hears(listener, "on_step")]
         for whole in batches.epoch(at.epoch, start=at.within):
-            batch = device.place(whole)
+            batch, progress = device.place(whole), at.step / at.steps
             with device.autocast():
                 answer = cohort.teacher.answer(batch) if needs_teacher and cohort.teacher is not None else None
-                told = cohort.told(batch)
-            progress = at.step / at.steps
+                told = cohort.told(batch, progress)
             for group in together:
                 asked = {}
                 for arm in group:

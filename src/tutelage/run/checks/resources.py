@@ -30,7 +30,7 @@ from tutelage.run.checks.student import as_stored
 from tutelage.run.checks.teacher import KnownTeacher
 from tutelage.run.job import Job
 from tutelage.schedules import WATCHED
-from tutelage.sources import FromArm, Pseudo, Source
+from tutelage.sources import FromArm, Pseudo, Route, Source
 from tutelage.store.layout import KEY_BYTES
 from tutelage.teachers import EnsembleTeacher, ModuleTeacher, Teacher
 from tutelage.training import Cohort, Device, Listener, Moment, fit, make_device, suits_channels_last
@@ -54,7 +54,7 @@ def disk_findings(job: Job, students: Mapping[str, nn.Module], teacher: nn.Modul
             continue
         question, codec, title = question_of(one), one.store.codec, f"store {name}".rstrip()
         rows = len(question.ids()) * len(question.draws)
-        size = (codec.row_bytes(len(job.splits.train.classes)) + KEY_BYTES) * rows
+        size = (codec.row_bytes(len(job.splits.train.outputs)) + KEY_BYTES) * rows
         said = f"{rows:,} rows in {codec.name}, views {one.store.views}: {human_bytes(size)}"
         said += ", and the features on top" if one.teacher_places else ""
         if isinstance(one.store.root, str):
@@ -97,7 +97,7 @@ def _run_bytes(job: Job, students: Mapping[str, nn.Module], teacher: nn.Module |
     if teacher is not None:
         trained = any(one.teacher.train is not None for one in job.members.values())
         size += parameters(teacher) * _BYTES * (1 + trained * (1 + _CHECKPOINTS * 4))
-    return size + (models + 1) * len(job.splits.test) * (len(job.splits.test.classes) * _BYTES + _ID_AND_LABEL)
+    return size + (models + 1) * len(job.splits.test) * (len(job.splits.test.outputs) * _BYTES + _ID_AND_LABEL)
 
 
 def memory_finding(job: Job) -> Finding:
@@ -153,7 +153,7 @@ def _to_train(job: Job, known: KnownTeacher) -> Iterator[Finding]:
             continue
         train = plan.train
         own = make_device(job.device, precision=train.precision)
-        arms = {"teacher": ArmPlan("", "teacher", Objective([cross_entropy]))}
+        arms = {"teacher": ArmPlan("", "teacher", Objective([cross_entropy]).for_tasks(job.splits.train.sizes))}
         step, steps = _measured(job, own, train, arms, None, {"": one.module})
         said = f"about {duration(step * steps * train.epochs)} to train it first: {several(train.epochs, 'epoch')}"
         yield ok(f"{plan.title}'s time", f"{said} of {steps:,} steps, {step * 1e3:.1f} ms each")
@@ -216,9 +216,13 @@ def _company(arms: Mapping[str, ArmPlan], initial: Mapping[str, nn.Module], modu
     """Who else teaches: students as they start stand for those that will be finished."""
     found: dict[Source, Teacher] = {}
     for source in dict.fromkeys(source for arm in arms.values() for source in arm.objective.sources):
-        if isinstance(source, (FromArm, Pseudo)):
+        if isinstance(source, (FromArm, Pseudo, Route)):
             places = [place for arm in arms.values() for place in arm.objective.places_of(source)]
-            of = next(iter(arms.values())).student if source.arm is None else arms[source.arm].student
+            of = (
+                next(iter(arms.values())).student
+                if isinstance(source, Route) or source.arm is None
+                else arms[source.arm].student
+            )
             found[source] = ModuleTeacher(copy.deepcopy(initial[of]), places=places)
     return Company(found, module if isinstance(module, nn.Module) else None)
 
@@ -263,7 +267,7 @@ class _StandIn:
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._classes = len(job.splits.train.classes)
+        self._classes = len(job.splits.train.outputs)
 
     def answer(self, batch: Batch) -> Outputs:
         generator = torch.Generator().manual_seed(0)

@@ -52,7 +52,7 @@ def student_findings(
     except RuntimeError as error:
         yield fault(title, f"it fails on a real batch: {first_line(error)}", "look at its code and arguments")
         return
-    expected = (len(batch), len(job.splits.train.classes))
+    expected = (len(batch), len(job.splits.train.outputs))
     if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
         shown = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         yield fault(title, f"it answers {shown} to a real batch, where {expected} was expected")

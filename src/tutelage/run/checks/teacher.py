@@ -99,7 +99,7 @@ def _come_by_one(job: Job) -> tuple[KnownTeacher | None, list[Finding]]:
             return _cached(job, module, found)
     except (ModelError, DamagedError) as error:
         return None, [*found, fault(title, error)]
-    moved = meet_by_name(module, names_of(module, plan.weights), job.splits.train.classes)
+    moved = meet_by_name(module, names_of(module, plan.weights), job.splits.train.outputs)
     return KnownTeacher(module, trained=True, moved=moved), found
 
 
@@ -255,7 +255,7 @@ def _names(job: Job, module: nn.Module, *, fits: bool) -> Iterator[Finding]:
     own = names_of(module, job.teacher.weights)
     if own is None:
         return
-    data = job.splits.train.classes
+    data = job.splits.train.outputs
     theirs, ours = [plain_name(name) for name in own], [plain_name(name) for name in data]
     if theirs == ours:
         yield ok(_names_of(job), "the teacher's are those of the data, in the same order")
