@@ -46,8 +46,7 @@ def place(digits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     monkeypatch.setenv("TUTELAGE_STORE", str(tmp_path / "store"))
     monkeypatch.setattr(os, "fsync", lambda _: None)  # nobody pulls the plug here, and it takes longer than the rest
     few = digits.train.take(torch.arange(97))
-    x = (few.inputs.float() / 255).numpy()
-    np.savez("made.npz", x=x, y=few.targets.numpy())
+    np.savez("made.npz", x=few.inputs.numpy(), y=few.targets.numpy())
     np.savez("pool.npz", x=digits.train.take(torch.arange(97, 130)).inputs.numpy())
     torch.manual_seed(0)
     student = build(ModelSpec("cnn", {"width": 8}), input_shape=(1, 8, 8), classes=10, mean=[0.3], std=[0.4])

@@ -245,7 +245,7 @@ def test_a_missing_recipe_names_the_nearest(tmp_path: Path) -> None:
         "configs/cifr.yaml": "did you mean configs/cifar.yaml?",
         "confgs/cifar.yaml": "did you mean configs/cifar.yaml?",
         "digit": "did you mean `digits`?",
-        "elsewhere/zzz.yaml": "built-in recipes: digits, fashion-frontier, fashion-mnist",
+        "elsewhere/zzz.yaml": "built-in recipes: digits, ensemble-digits, fashion-frontier, fashion-mnist",
     }
     for given_path, fix in cases.items():
         with pytest.raises(InputError) as caught:

@@ -90,8 +90,8 @@ WRONG = {
         "seeds: [0]",
         "qqq: 1",
         "unknown key `qqq` (recipe.yaml:2)\n"
-        "hint: known names: arms, compress, data, device, name, report, seeds, student, students, teacher, threads, "
-        "train",
+        "hint: known names: arms, combine, compress, data, device, name, report, seeds, student, students, "
+        "teacher, teachers, …",
     ),
     "right key, wrong level": (
         "name: first\n",
@@ -178,7 +178,7 @@ WRONG = {
         "weight: 0.9",
         "weight: {start: 4}",
         "`arms.distilled.0.weight`: this schedule does not say which it is (recipe.yaml:15)\n"
-        "  expected  `schedule:` with one of constant, cosine, linear, piecewise, warm_up",
+        "  expected  `schedule:` with one of constant, cosine, follow, linear, piecewise, plateau, switch, warm_up",
     ),
     "a schedule's argument": (
         "weight: 0.9",
@@ -505,7 +505,7 @@ def test_names_without_lines_are_placed_by_key() -> None:
 # ---- writing, comparing ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["digits", "fashion-frontier", "fashion-mnist"])
+@pytest.mark.parametrize("name", ["digits", "ensemble-digits", "fashion-frontier", "fashion-mnist"])
 def test_a_built_in_recipe_is_itself_again_after_writing(name: str) -> None:
     recipe = load(name)
     assert recipe.name == name
@@ -518,7 +518,7 @@ def test_a_built_in_recipe_is_itself_again_after_writing(name: str) -> None:
 
 def test_built_in_recipes_are_listed_with_a_line() -> None:
     listed = builtin_recipes()
-    assert list(listed) == ["digits", "fashion-frontier", "fashion-mnist"]
+    assert list(listed) == ["digits", "ensemble-digits", "fashion-frontier", "fashion-mnist"]
     assert all(20 < len(line) < 120 and not line.startswith("#") for line in listed.values())
 
 
@@ -528,7 +528,7 @@ def test_built_in_recipes_compare_honestly(name: str) -> None:
     assert len(recipe.seeds) >= 3
     assert len(recipe.arms) >= 2
     assert [term.loss for term in recipe.arms["scratch"]] == ["cross_entropy"]
-    assert recipe.teacher.train is not None
+    assert all(teacher.train is not None for teacher in recipe.trusted.values())
     assert recipe.train.deterministic
 
 
@@ -567,7 +567,7 @@ def test_a_difference_is_named_by_key() -> None:
         "seeds: [0] → [0, 1]",
         "arms.distilled.0.weight: 0.9 → {schedule: linear, start: 1.0, end: 0.0}",
         "arms.extra: (absent) → [{loss: x, weight: 1.0, temperature: null, name: null, options: {}, at: [], "
-        "connector: auto, gradient: label, attack: null}]",
+        "connector: auto, gradient: label, attack: null, source: null, companion: {}, task: null}]",
         "train.lr: 0.01 → 0.1",
         "train.optimizer_args: {} → {weight_decay: 0.1}",
         "train.clip: null → 1.0",

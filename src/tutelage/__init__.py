@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tutelage.objective import Objective, Term
     from tutelage.run import Run, distill, run_recipe
     from tutelage.run.iterate import iterate
+    from tutelage.run.personal import personalise
     from tutelage.types import Batch, Outputs, Sampled, Step, TopK
 
 __version__ = "0.1.0"
@@ -33,6 +34,7 @@ __all__ = [
     "TopK",
     "distill",
     "iterate",
+    "personalise",
     "run_recipe",
 ]
 
@@ -48,6 +50,7 @@ _HOMES = {
     "TopK": "types",
     "distill": "run",
     "iterate": "run",
+    "personalise": "run",
     "run_recipe": "run",
 }
 

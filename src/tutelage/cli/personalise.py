@@ -80,8 +80,8 @@ def personalise(run: str, users: str, out: str | None, overrides: tuple[str, ...
     The recipe is the run's; --set changes keys of train, seeds, device or threads. The same command goes on after a
     stop.
     """
-    name = Path(run if Path(run).expanduser().is_dir() else run.rpartition(":")[0] or run).name
-    folder = place(out, f"{name}-users")
+    home = Path(run if Path(run).expanduser().is_dir() else run.rpartition(":")[0] or run)
+    folder = place(out, f"{home.expanduser().resolve().name}-users")
 
     from tutelage.run.personal import personalise as train_users
 

@@ -242,7 +242,7 @@ def _read_keys(whose: Mapping[str, Any]) -> tuple[bool, NDArray[np.int64], list[
     except (TypeError, ValueError, OverflowError) as error:
         raise InputError("a key is no number of an example", where=f"users, {kind}", given=str(error)) from error
     said = list(table.values())
-    odd = [one for one in said if isinstance(one, bool) or not isinstance(one, (str, int)) or not str(one).strip()]
+    odd = [one for one in said if isinstance(one, bool) or not isinstance(one, (str, int)) or not _writable(str(one))]
     if odd:
         raise InputError(
             "a user is called by a text or a whole number", where=f"users, {kind}", given=listed([repr(odd[0])[:60]])
@@ -250,6 +250,10 @@ def _read_keys(whose: Mapping[str, Any]) -> tuple[bool, NDArray[np.int64], list[
     if len(np.unique(keys)) < len(keys):
         raise InputError("an example is named twice", where=f"users, {kind}", fix="name every example once")
     return kind == "rows", keys, [str(one) for one in said]
+
+
+def _writable(name: str) -> bool:
+    return bool(name.strip()) and name.isprintable()
 
 
 def _together(splits: Splits) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

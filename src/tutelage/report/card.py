@@ -133,8 +133,16 @@ def _head(report: Report) -> str:
 
 def _bases(report: Report) -> list[str]:
     """Models of the hub that this one comes from: where the student started, and who taught it."""
-    found = [_student(report).get("model"), _section(_recipe(report), "teacher").get("model")]
+    found = [_student(report).get("model"), *_teachers(report)]
     return list(dict.fromkeys(name for name in map(_hub_name, found) if name is not None))
+
+
+def _teachers(report: Report) -> list[object]:
+    """The models that taught, as the recipe names them."""
+    recipe = _recipe(report)
+    several = _section(recipe, "teachers")
+    sections = [_section(several, name) for name in several] or [_section(recipe, "teacher")]
+    return [one["model"] for one in sections if one.get("model")]
 
 
 # ---- the body --------------------------------------------------------------------------------------------------------
@@ -201,9 +209,9 @@ def _limits(report: Report, warnings: Sequence[str]) -> list[str]:
 
 def _licences(report: Report) -> list[str]:
     """Whose terms apply. The report knows none of them."""
-    teacher = _section(_recipe(report), "teacher").get("model")
-    hub = _hub_name(teacher)
-    named = f" {teacher}" if teacher else ""
+    teachers = _teachers(report)
+    hub = any(map(_hub_name, teachers))
+    named = f" {', '.join(map(str, teachers))}" if teachers else ""
     return [
         "This student: not stated.",
         f"The teacher{named}: not stated" + (", see its page on the hub." if hub else "."),

@@ -33,6 +33,10 @@ def rows(report: Report) -> list[tuple[str, str]]:
     ]
     if report["teacher_val_accuracy"] is not None:
         found.insert(4, ("Teacher on the validation part", numbers.percent(report["teacher_val_accuracy"])))
+    for one in reversed(report.get("teachers", ())):
+        size = f"{one['parameters']:,} parameters, {human_bytes(one['file_bytes'])}"
+        said = f"{numbers.percent(one['val_accuracy'])} of the validation part; {size}"
+        found.insert(5, (f"Teacher {one['name']} by itself", said))
     return found
 
 

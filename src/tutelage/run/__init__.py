@@ -6,13 +6,16 @@ from tutelage.run.compare import Comparison, compare_runs
 from tutelage.run.execute import Run, execute, run_recipe
 from tutelage.run.iterate import iterate
 from tutelage.run.iteration import Iteration
+from tutelage.run.personal import personalise
 from tutelage.run.python import distill
 from tutelage.run.students import load_student
+from tutelage.run.usertable import Personal
 
 __all__ = [
     "Checked",
     "Comparison",
     "Iteration",
+    "Personal",
     "Run",
     "build_store",
     "check_recipe",
@@ -22,6 +25,7 @@ __all__ = [
     "execute",
     "iterate",
     "load_student",
+    "personalise",
     "repair_store",
     "run_recipe",
 ]

@@ -178,13 +178,10 @@ def _together(home: Path, parts: Sequence[_Part], model: str, seed: int | None) 
 def _joined(several: Sequence[Kept]) -> Kept:
     """What one model answered in all folds, one after the other."""
     ids, labels, logits = (np.concatenate([getattr(one, key) for one in several]) for key in ("ids", "labels", "logits"))
-    tasks = {
-        name: KeptTask(
-            *(np.concatenate([getattr(one.tasks[name], key) for one in several]) for key in ("labels", "logits")),
-            classes=task.classes,
-        )
-        for name, task in several[0].tasks.items()
-    }
+    tasks = {}
+    for name, task in several[0].tasks.items():
+        both = (np.concatenate([getattr(one.tasks[name], key) for one in several]) for key in ("labels", "logits"))
+        tasks[name] = KeptTask(*both, task.classes)
     return Kept(ids, labels, logits, tasks)
 
 

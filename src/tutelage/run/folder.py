@@ -3,7 +3,8 @@
 config.yaml      the recipe with all defaults; run it again as it is
 manifest.json    what ran where, on which data; written first, sealed last
 metrics.jsonl    one object per cohort, arm and epoch          log.txt   what a person was told
-teacher/         teacher.safetensors and its facts, where the recipe trained it or loaded it
+teacher/         teacher.safetensors and its facts, where the recipe trained it or loaded it; of several teachers
+                 teacher-<name>.safetensors, one for each
 checkpoints/     where every cohort stands, to continue from
 students/<arm>/seed-<n>/student.safetensors                    the file that ships, and facts beside it
                         student.<format>.safetensors           the same weights in fewer bytes, where the recipe asks

@@ -98,7 +98,7 @@ def personalise(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("personal students are trained in one process", fix="start it without torchrun")
     check_place(Path(out))
-    origin = _origin(run, changes, trust)
+    origin = _origin(run, changes, trust, taught=settings.anchor == "teacher")
     _refuse_inside(Path(out), origin.home)
     divided, left = _divided(origin.job, users, skew, seed).with_enough(settings.least)
     told = origin.told | {"division": divided.fingerprint, "users": len(divided), "settings": asdict(settings)}
@@ -158,7 +158,7 @@ class _Origin:
         return {key: value for key, value in facts.items() if key not in apart and not key.startswith("sha256")}
 
 
-def _origin(run: Run | Path | str, changes: Sequence[str], trust: bool) -> _Origin:
+def _origin(run: Run | Path | str, changes: Sequence[str], trust: bool, *, taught: bool) -> _Origin:
     home, arm, report = finished_arm(run.folder if isinstance(run, Run) else run)
     refuse_folds(home, report)
     home = home.resolve()
@@ -187,9 +187,8 @@ def _origin(run: Run | Path | str, changes: Sequence[str], trust: bool) -> _Orig
     job = job_of_recipe(recipe, trust=trust)
     _same_data(job, home)
     # Of the users' own examples partners are drawn and views are made, so what a store holds is about other inputs.
-    job = replace(
-        job.teaching, teacher=_from_files(job.teacher, home), arms={}, store=None, balance="none", attack=None
-    )
+    teacher = _from_files(job.teacher, home) if taught else TeacherPlan()
+    job = replace(job.teaching, teacher=teacher, arms={}, store=None, balance="none", attack=None)
     return _Origin(home, arm, recipe, job, files, row["compression"], row["student"], trust)
 
 

@@ -190,6 +190,9 @@ def _compared(ours: NDArray[np.float64], theirs: NDArray[np.float64], seeds: int
 
 def _over_users(sides: Sequence[NDArray[np.float64]], seeds: int, resamples: int) -> Estimate:
     """The mean over users of one side, or of the first minus the second."""
+    if len(sides) == 1 and np.ptp(sides[0]) == 0:
+        # The shared student on all test examples: which users there are has no say in it.
+        return Estimate(float(sides[0][0]), None, None, len(sides[0]), seeds, "the same for all users")
     parts = [[ratios({"accuracy": (side, np.ones_like(side))})] for side in sides]
     return replace(bootstrap(parts, len(sides[0]), unit="users", resamples=resamples)[-1]["accuracy"], seeds=seeds)
 
@@ -230,10 +233,16 @@ def _means(result: Mapping[str, Any]) -> list[str]:
     head = ["arm", "own test examples (95 % CI)", "gain", "lose", "all test examples (95 % CI)"]
     body = []
     for arm, places in result["means"].items():
-        said = [f"{numbers.percent(places[place]['value'])} ({numbers.interval(places[place])})" for place in _PLACES]
+        said = [_spread(places[place]) for place in _PLACES]
         counts = [str(against[arm][key]) if arm in against else "" for key in ("gain", "lose")]
         body.append([arm, said[0], *counts, said[1]])
     return _ruled(head, body)
+
+
+def _spread(estimate: Mapping[str, Any]) -> str:
+    """`93.1 % (92.1…94.0)`, or without an interval where there is none."""
+    ends = "" if estimate["ci_low"] is None else f" ({numbers.interval(estimate)})"
+    return numbers.percent(estimate["value"]) + ends
 
 
 def _everybody(result: Mapping[str, Any], most: int | None = None) -> list[str]:
