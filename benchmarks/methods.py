@@ -353,15 +353,16 @@ def run(options: argparse.Namespace) -> Results:
 
 def costs(results: Results, what: str) -> dict[str, Any]:
     """What a step of each method that is one loss costs beyond one of `scratch`, as `tutelage methods` reads it."""
-    alone = {m.name for m in METHODS if len(m.terms) == 1 and m.terms[0]["loss"] == m.name and m.name in results.seconds}
-    memory = {name: results.bytes.get(name) for name in alone}
+    single = [method.name for method in METHODS if [term["loss"] for term in method.terms] == [method.name]]
+    alone = sorted(set(single) & set(results.seconds))
+    memory = {name: size for name in alone if (size := results.bytes.get(name)) is not None}
     return {
         "what": what,
         "step_ms": round(1e3 * results.facts["step_seconds"]["scratch"], 2),
         "noise_ms": 0.3,
         "noise_mib": 0.5,
-        "extra_ms": {name: round(1e3 * results.seconds[name], 2) for name in sorted(alone)},
-        "extra_mib": {name: round(size / 2**20, 1) for name, size in sorted(memory.items()) if size is not None},
+        "extra_ms": {name: round(1e3 * results.seconds[name], 2) for name in alone},
+        "extra_mib": {name: round(size / 2**20, 1) for name, size in memory.items()},
     }
 
 
@@ -421,7 +422,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     for name, default in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--out", help="a folder in which a killed run continues")
-    parser.add_argument("--costs", metavar="FILE", help="also write what steps cost, as src/tutelage/measured.json has it")
+    parser.add_argument("--costs", metavar="FILE", help="also write what steps cost: src/tutelage/measured.json")
     parser.add_argument("--quiet", action="store_true")
     return parser.parse_args(arguments)
 

@@ -29,11 +29,13 @@ def methods() -> str:
         "# Methods",
         "",
         "Made by `python docs/generate.py` from the code itself. A loss is one line in a recipe; the",
-        "[combinations](#combinations) are several parts that together are a method of the literature. `tutelage methods",
-        "NAME` prints the same card, also by the name that papers use, such as DKD. How to choose: start with `soft_target`; where the teacher is much larger or much",
-        "surer than the student can be, try `decoupled`, `dist` or `standardized`; keep what the report says helped.",
-        "In a short training high temperatures start slowly; [measured-methods.md](measured-methods.md) shows one",
-        "comparison. What a card says of measured time comes from there.",
+        "[combinations](#combinations) are parts of a recipe that together are a method of the literature. `tutelage",
+        "methods NAME` prints the same card, also by the name that papers use, such as DKD.",
+        "",
+        "How to choose: start with `soft_target`; where the teacher is much larger or much surer than the student can",
+        "be, try `decoupled`, `dist` or `standardized`; keep what the report says helped. In a short training high",
+        "temperatures start slowly; [measured-methods.md](measured-methods.md) shows one comparison, from which measured",
+        "costs are taken.",
         "",
         "## Losses",
         "",
@@ -57,7 +59,12 @@ def methods() -> str:
 def _combinations() -> list[str]:
     """The combinations, family by family; each with the part of a recipe that it is."""
     entries = combinations()
-    lines = ["", "## Combinations", "", "What of a recipe makes it this method; all else is as it was. A test runs each of", "them."]
+    lines = [
+        "",
+        "## Combinations",
+        "",
+        "What makes a recipe this method; the rest of it is as it was. Tests run each of them.",
+    ]
     for family in FAMILIES:
         lines += ["", f"{family[0].upper()}{family[1:]}:", ""]
         lines += [f"* [`{one.name}`](#{one.name}): {one.line}" for one in entries if one.family == family]

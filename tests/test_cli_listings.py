@@ -144,7 +144,7 @@ def test_the_schema_is_one_that_editors_read(capsys: pytest.CaptureFixture[str])
     assert call("schema") == 0
     schema = json.loads(capsys.readouterr().out)
     assert schema["$schema"].startswith("https://json-schema.org/")
-    assert set(schema["required"]) == {"name", "data", "train"}  # and `teacher`, or `teachers`; `student`, or `students`
+    assert set(schema["required"]) == {"name", "data", "train"}  # and one or several teachers, and students
     assert schema["additionalProperties"] is False
 
 

@@ -65,12 +65,8 @@ def merged(entry: Combination) -> dict[str, Any]:
         if several in told:
             del whole[one]
     for key, value in told.items():
-        if key in ("data", "train", "report"):
-            whole[key] = {**whole[key], **value}
-        elif key == "teacher" and "model" not in value:
-            whole[key] = {**whole[key], **value}
-        else:
-            whole[key] = value
+        adds = key in ("data", "train", "report") or (key == "teacher" and "model" not in value)
+        whole[key] = {**whole[key], **value} if adds else value
     learned = {"epochs": 1, "batch_size": 32, "lr": 0.003}
     for teacher in [whole["teacher"]] if "teacher" in whole else whole["teachers"].values():
         if not teacher.get("weights"):
@@ -136,10 +132,9 @@ def test_a_file_that_is_not_whole_is_refused(text: str) -> None:
 
 
 def test_a_file_is_taken_apart() -> None:
-    text = "# A line.\n\n" + "".join(
-        f"## {heading}\n\n" + ("```sh\ntutelage run\n```\n\n```yaml\na:\n  b: 1\n```\n\n" if heading == "Recipe" else "x\ny\n\n")
-        for heading in HEADINGS
-    )
+    blocks = "```sh\ntutelage run\n```\n\n```yaml\na:\n  b: 1\n```\n\n"
+    parts = [f"## {heading}\n\n" + (blocks if heading == "Recipe" else "x\ny\n\n") for heading in HEADINGS]
+    text = "# A line.\n\n" + "".join(parts)
     found = parsed("x", "family", text)
     assert (found.line, found.equation, found.reference) == ("A line.", "x\ny", "x\ny")
     assert (found.recipe, found.commands) == ("a:\n  b: 1", "tutelage run")
@@ -238,7 +233,7 @@ SAID: Mapping[str, Callable[[Job], bool]] = {
     "annealing": lambda job: weights_at(job, "annealing", 0.59) == [1, 0]
     and weights_at(job, "annealing", 0.6) == [1, 1]
     and terms_of(job, "annealing")[0].options["until"] == 0.6,
-    "warmed_up": lambda job: weights_at(job, "decoupled", 0.0) == [1, 0] and weights_at(job, "decoupled", 0.1) == [1, 1],
+    "warmed_up": lambda job: [weights_at(job, "decoupled", p) for p in (0.0, 0.1)] == [[1, 0], [1, 1]],
     "curriculum": lambda job: terms_of(job, "plateau")[0].temperature.watches == "accuracy"
     and [t.weight(0.5, [{"val_agreement": 0.95}]) for t in terms_of(job, "follow")] == pytest.approx([0.1, 0.9])
     and [t.weight(0.5, [{"val_agreement": 0.2}]) for t in terms_of(job, "follow")] == pytest.approx([0.9, 0.1]),
@@ -285,10 +280,7 @@ def test_heads_of_relations_cut_queries_keys_and_values_apart() -> None:
     # What `mini_lm` says of 3 A heads, by hand: the mean over Q, K, V of A heads each.
     told = torch.Generator().manual_seed(0)
     student, teacher = (torch.randn(2, 5, 3 * width, generator=told) for width in (8, 16))
-    apart = [
-        losses.relation_kl(s, t, heads=4)
-        for s, t in zip(student.chunk(3, -1), teacher.chunk(3, -1), strict=True)
-    ]
+    apart = [losses.relation_kl(s, t, heads=4) for s, t in zip(student.chunk(3, -1), teacher.chunk(3, -1), strict=True)]
     torch.testing.assert_close(losses.relation_kl(student, teacher, heads=12), torch.stack(apart).mean())
 
 
@@ -314,12 +306,12 @@ def test_entries_stand_in_the_list_and_are_shown_by_name() -> None:
         ("hint", "a pass of the teacher, whose layer is kept; c_s · c_t + c_t parameters of a linear connector"),
         ("flow", "a pass of the teacher, whose layers are kept; c_s"),
         ("variational", "c_t parameters, the variances"),
-        ("jacobian_matching", "a pass of the teacher and one back to the input, live; a pass through the student's own"),
+        ("jacobian_matching", "a pass of the teacher and one back to the input, live; a pass through the student's"),
         ("grad_cam", "a pass of the teacher and one back to its layer, live"),
-        ("introspective", "two passes of the teacher, one of them on attacked inputs, live; for each step of the attack"),
+        ("introspective", "two passes of the teacher, one of them on attacked inputs, live; for each step"),
         ("adaptive_ensemble", "a pass of every teacher"),
         ("class_consistency", "no teacher; a forward pass of the student on as many other examples"),
-        ("adversarial_feature", "a pass of the teacher, whose layer is kept; w · (c_t + w + 3) + 1 parameters of a judge"),
+        ("adversarial_feature", "a pass of the teacher, whose layer is kept; w · (c_t + w + 3) + 1 parameters"),
         ("semantic_calibration", "a pass of the teacher, whose layers are kept"),
         ("progressive", "no teacher; N · C numbers in memory"),
     ],
@@ -332,12 +324,11 @@ def test_what_a_loss_costs_follows_from_what_it_reads(name: str, says: str) -> N
 def test_measured_costs_are_those_of_losses_and_stand_in_their_cards() -> None:
     assert set(costs._measured()["extra_ms"]) <= set(losses.__all__)
     facts = {"what": "a net", "step_ms": 8.17, "noise_ms": 0.3, "noise_mib": 0.5}
-    facts |= {"extra_ms": {"slow": 3.15, "quick": -0.1}, "extra_mib": {"slow": 19.9, "quick": 0.4}}
-    with mock.patch.object(costs, "_measured", lambda: facts):
-        assert costs.measured("slow") == (
-            "measured 3.1 ms and 19.9 MiB at its peak more than the 8.2 ms of a step on labels alone (a net)"
-        )
-        assert costs.measured("quick") == "measured less than 0.3 ms more than the 8.2 ms of a step on labels alone (a net)"
+    facts |= {"extra_ms": {"slow": 3.16, "quick": -0.1}, "extra_mib": {"slow": 19.9, "quick": 0.4}}
+    beyond = "more than the 8.2 ms of a step on labels alone (a net)"
+    with mock.patch.object(costs, "_measured", return_value=facts):
+        assert costs.measured("slow") == f"measured 3.2 ms and 19.9 MiB at its peak {beyond}"
+        assert costs.measured("quick") == f"measured less than 0.3 ms {beyond}"
         assert costs.measured("unknown") == ""
         assert costs.cost("quick", ["student_logits"]).startswith("no teacher; measured less")
 

@@ -88,7 +88,7 @@ def _of_teacher(reads: Sequence[str]) -> str:
     layers = [word for word in reads if word.startswith("teacher_feature") or _listens(word)]
     if layers:
         several = any(word.endswith("s") or COMPANIONS.get(word, _NOTHING).places == "several" for word in layers)
-        return "a pass of the teacher, whose layers are kept" if several else "a pass of the teacher, whose layer is kept"
+        return "a pass of the teacher, whose " + ("layers are kept" if several else "layer is kept")
     return "a pass of the teacher, or a row of its store" if "teacher_logits" in reads else "no teacher"
 
 
@@ -103,7 +103,7 @@ def _of_student(reads: Sequence[str]) -> list[str]:
     if any(word.startswith("student_") and "gradient" in word for word in reads):
         found.append("a pass through the student's own gradient: about three of its steps in one")
     if "adversarial_logits" in reads:
-        found.append("for each step of the attack a pass of the student forward and back, and one more on what came of it")
+        found.append("for each step of the attack a pass of the student forward and back, and one more at its end")
     if "partner_logits" in reads:
         found.append("a forward pass of the student on as many other examples")
     return found
@@ -129,7 +129,8 @@ def measured(name: str) -> str:
     extra, memory = facts["extra_ms"][name], facts["extra_mib"].get(name) or 0.0
     more = f"{extra:.1f} ms" if extra >= facts["noise_ms"] else f"less than {facts['noise_ms']:g} ms"
     beside = f" and {memory:.1f} MiB at its peak" if memory >= facts["noise_mib"] else ""
-    return f"measured {more}{beside} more than the {facts['step_ms']:.1f} ms of a step on labels alone ({facts['what']})"
+    step, what = facts["step_ms"], facts["what"]
+    return f"measured {more}{beside} more than the {step:.1f} ms of a step on labels alone ({what})"
 
 
 @functools.cache

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tutelage.companions import Around, Listening, Seen, connect, outputs_of
 from tutelage.errors import InputError, MismatchError
+from tutelage.layermaps import lined_up
 from tutelage.losses.gradients import kernels_with_derivatives
 from tutelage.models.heads import head_of
 from tutelage.objective import Loss, Objective, Term, read_view
@@ -71,7 +72,9 @@ class Distiller(nn.Module):
                 "teacher and student are the same object, which cannot be frozen and learn",
                 fix="give the student a copy: copy.deepcopy(teacher)",
             )
-        self.objective = objective if isinstance(objective, Objective) else Objective(objective)
+        whole = objective if isinstance(objective, Objective) else Objective(objective)
+        module = teacher if isinstance(teacher, nn.Module) else getattr(teacher, "module", None)
+        self.objective = lined_up(whole, student, module)
         self.teacher = None if teacher is None else as_teacher(teacher, self.objective.teacher_places)
         self.view = view
         if self.objective.needs_teacher and self.teacher is None:

@@ -28,7 +28,7 @@ __all__ = ["personalise"]
     default=0.3,
     show_default=True,
     metavar="X",
-    help="Of artificial users: 0.1 gives most of them one or two classes, 100 all the same mixture.",
+    help="Of artificial users: 0.1 gives most of them two or three classes of ten, 100 all the same mixture.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of artificial users.")
 @click.option(

@@ -118,7 +118,7 @@ def mixtures(count: int, classes: int, *, skew: float, seed: int = 0) -> NDArray
     Args:
         count: U.
         classes: C.
-        skew: the distribution's concentration: 0.1 gives most users one or two classes, 100 all of them alike.
+        skew: the distribution's concentration: 0.1 gives most users two or three classes of ten, 100 all of them alike.
         seed: of the draws.
 
     Raises:

@@ -31,6 +31,7 @@ class Facts:
         mean: of the inputs, one number or one for each channel; the model subtracts it itself.
         std: likewise.
         name: of the model, for whoever looks at the file.
+        head: the last layer of a teacher that it ends in, as `models.reuse` describes it; None where it has its own.
     """
 
     classes: tuple[str, ...]
@@ -40,6 +41,7 @@ class Facts:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     name: str = ""
+    head: Mapping[str, Any] | None = None
 
     @property
     def preprocessing(self) -> str:
@@ -68,7 +70,7 @@ class Facts:
                 raise KeyError(told["format"])
             return cls(
                 tuple(map(str, told["classes"])), tuple(map(int, told["input_shape"])), told["model"], told["args"],
-                tuple(map(float, told["mean"])), tuple(map(float, told["std"])), str(told["name"]),
+                tuple(map(float, told["mean"])), tuple(map(float, told["std"])), str(told["name"]), told["head"],
             )  # fmt: skip
         except (ValueError, KeyError, TypeError) as error:
             raise DamagedError(f"{where} does not say what goes in and what comes out", given=repr(error)) from error

@@ -15,6 +15,7 @@ from tutelage.errors import DamagedError, ModelError
 from tutelage.export.facts import KEY, Facts
 from tutelage.files import write_bytes
 from tutelage.models import ModelSpec, build, load_weights
+from tutelage.models.reuse import HeadFacts, with_head
 
 __all__ = ["PlainRunner", "open_plain", "write_plain"]
 
@@ -31,6 +32,8 @@ class PlainRunner:
             ModelSpec(self.facts.model, dict(self.facts.args or {}), None), input_shape=self.facts.input_shape,
             classes=len(self.facts.classes), mean=list(self.facts.mean), std=list(self.facts.std),
         )  # fmt: skip
+        if self.facts.head is not None:
+            self._module = with_head(self._module, HeadFacts.of_json(dict(self.facts.head)))
         load_weights(self._module, path)
         self._module.eval()
 

@@ -91,7 +91,7 @@ def contrastive(
 
 
 def contrastive_memory(contrast: Sequence[Tensor], *, mask: Tensor | None = None) -> Tensor:
-    """Contrastive representation distillation (CRD) as its authors train it, with a memory; a list of four → ().
+    """Contrastive representation distillation (CRD) as its authors train it, with a memory; similarities (B, …) → ().
 
     Equation:
         h(u) = w / (w + N), w = e^u / Z, u a cosine divided by τ; mean over i of −log h(u_i) − Σ over N negatives of

@@ -29,7 +29,7 @@ def seed_similarity(
     teacher_tau: float = 0.01,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Self-supervised distillation (SEED): as alike to each of many examples as the teacher finds; (B, D) twice → ().
+    """Self-supervised distillation (SEED): as alike to others as the teacher finds; (B, D), (B, D), (K, D) → ().
 
     Equation:
         mean over i of −Σ_k p_ik log q_ik,  p_i = softmax(t_i · a / τ_t), q_i = softmax(s_i · a / τ) over the anchors a,
@@ -127,7 +127,7 @@ def compress_two_queues(
     tau: float = 0.04,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Compression of embeddings (CompRess-2q): each among its own anchors; (B, D_s), (B, D_t), a list → ().
+    """Compression of embeddings (CompRess-2q): each among its own anchors; (B, D_s), (B, D_t), a list of two (K, D) → ().
 
     Equation:
         mean over i of KL(p_i ‖ q_i),  p_i = softmax(t_i · a / τ) over the teacher's anchors a,
@@ -190,7 +190,7 @@ def self_consistent(
     teacher_tau: float = 0.04,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Self-distillation without labels (DINO): what its own average says, centred and sharpened; (…, C) twice → ().
+    """Self-distillation without labels (DINO): its own average, centred and sharpened; (…, C), (…, C), (C) → ().
 
     Equation:
         mean over rows of −Σ_c p_c log q_c,  p = softmax((z_t − c) / τ_t), q = softmax(z_s / τ), c the centre

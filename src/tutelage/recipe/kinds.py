@@ -187,7 +187,7 @@ class SourceSpec(Section):
     """The teacher at so many points of its own training, one after the other."""
     per_class: Count | None = None
     """At most so many pseudo-labels of every class, the surest."""
-    every: Count = 1
+    every: Annotated[Count, Field(validate_default=True)] = 1
     """Peers answer as they were at the last of every so many steps."""
 
     @field_validator("every")

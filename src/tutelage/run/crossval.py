@@ -180,7 +180,8 @@ def _joined(several: Sequence[Kept]) -> Kept:
     ids, labels, logits = (np.concatenate([getattr(one, key) for one in several]) for key in ("ids", "labels", "logits"))
     tasks = {}
     for name, task in several[0].tasks.items():
-        both = (np.concatenate([getattr(one.tasks[name], key) for one in several]) for key in ("labels", "logits"))
+        own = [one.tasks[name] for one in several]
+        both = np.concatenate([one.labels for one in own]), np.concatenate([one.logits for one in own])
         tasks[name] = KeptTask(*both, task.classes)
     return Kept(ids, labels, logits, tasks)
 

@@ -238,12 +238,9 @@ def _refuse_another(folder: RunFolder, told: Mapping[str, Any]) -> None:
         raise InputError(f"{folder.path} holds no personal students, but another run", fix=fix)
     changed = [key for key in told if before.get(key) != told[key]]
     if changed:
-        given = "; ".join(f"{key}: {_short(before.get(key))} → {_short(told[key])}" for key in changed)
-        raise InputError(f"{folder.path} holds personal students of another kind", given=given, fix=fix)
-
-
-def _short(value: object) -> str:
-    return str(value)[:80]
+        raise InputError(
+            f"{folder.path} holds personal students of another kind", given="other " + ", ".join(changed), fix=fix
+        )
 
 
 def _finished(folder: RunFolder) -> Personal:

@@ -28,7 +28,8 @@ from tutelage.teachers import EnsembleTeacher, Teacher, as_teacher
 
 __all__ = ["distill"]
 
-_BEGINNINGS = frozenset({"weights", "adapter", "frozen", "start"})  # what a description may say of how a student begins
+# What a description may say of how a student begins.
+_BEGINNINGS = frozenset({"weights", "adapter", "frozen", "head", "start"})
 
 Data = Splits | str | tuple[Any, Any]
 Model = str | Mapping[str, Any] | nn.Module | Callable[[], nn.Module]
@@ -140,7 +141,9 @@ def distill(
 def _listens(objective: Objective) -> str:
     """Where an objective listens, and by which connectors; nothing where it reads no features."""
     places = [
-        f"{place.student} → {place.teacher} ({term.connector})" for term in objective.terms for place in term.places
+        f"{place.student} → {place.teacher} ({place.map or term.connector})"
+        for term in objective.terms
+        for place in term.places
     ]
     return f" at {', '.join(places)}" if places else ""
 

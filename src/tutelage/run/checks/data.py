@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tutelage.data import Examples, Splits, leaks
 from tutelage.data.examples import listed
+from tutelage.data.tasks import only
 from tutelage.evaluation.significance import minimum_detectable
 from tutelage.run.checks.findings import Finding, fault, notice, ok, percent, several, warning
 
@@ -33,6 +34,8 @@ def data_findings(splits: Splits) -> Iterator[Finding]:
     kind = str(splits.train.inputs.dtype).removeprefix("torch.")
     yield ok("data", f"{sizes}; inputs {shape} {kind}, {len(splits.train.classes):,} classes")
     yield from (_counts(name, part) for name, part in parts.items())
+    for task in splits.train.tasks:
+        yield from (_counts(f"{name}, task {task}", only(part, task)) for name, part in parts.items())
     yield from _copies(splits.train)
     yield from _leaks(parts, splits)
     yield from _inputs(splits.train)

@@ -70,7 +70,8 @@ def student_findings(
         # A teacher freezes its module, and one that is yet to be trained must not be.
         said = (teacher if teacher.trained else copy.deepcopy(teacher)).live(job).answer(batch)
         features, members = said.features, said.members
-        if teacher.trained:
+        # A term that looks through the teacher's last layer makes sure that the logits are its own.
+        if teacher.trained or any("regressed" in arm.objective.needs for arm in own.values()):
             assert isinstance(said.logits, Tensor)
             answered = said.logits
     try:

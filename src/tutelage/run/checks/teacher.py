@@ -18,13 +18,14 @@ from tutelage.data.draws import Stream, mix
 from tutelage.data.examples import listed
 from tutelage.errors import DamagedError, ModelError
 from tutelage.evaluation.metrics import predictions
-from tutelage.evaluation.predict import ask
+from tutelage.evaluation.predict import ask, task_scores
 from tutelage.evaluation.significance import wilson
 from tutelage.files import cache_folder, read_json, sha256
 from tutelage.models import load_weights
 from tutelage.run.checks.budget import affordable
 from tutelage.run.checks.explain import BETTER, class_order, preprocessing
 from tutelage.run.checks.findings import Finding, fault, notice, ok, percent, warning
+from tutelage.run.checks.tasks import bar_of, majority_of, task_findings
 from tutelage.run.classnames import NAMES_FIX, contradiction, meet_by_name, names_of, plain_name
 from tutelage.run.job import Job, statistics
 from tutelage.run.teacher import is_ready, teacher_key
@@ -140,7 +141,7 @@ def _together(job: Job, known: KnownTeacher, device: torch.device) -> Iterator[F
     rows = val.take(asked_rows(val, max(_LEAST_ASKED, min(_ASKED, affordable(models, two, _BUDGET)))))
     try:
         shares = {
-            name: float((ask(one, plain_batches(rows, _BATCH), device).argmax(-1) == rows.targets).double().mean())
+            name: task_scores(ask(one, plain_batches(rows, _BATCH), device), rows.labels, rows.sizes)["accuracy"]
             for name, one in [("", judged), *zip(known.members, judged.members, strict=True)]
         }
     except ModelError as error:
@@ -173,13 +174,16 @@ def _findings_of_one(job: Job, known: KnownTeacher, device: torch.device, budget
         bad = int((~logits.isfinite()).any(-1).sum())
         yield fault(title, f"{bad} of {len(rows)} answers hold NaN or infinity", "look at its weights and inputs")
         return
+    if rows.tasks:
+        yield from task_findings(title, logits, rows)
+        yield from _names(job, known.module, fits=True)
+        return
     answers = predictions(logits.double().numpy())
     share = float((answers == labels).mean())
     interval = wilson(share, len(rows))
     assert interval.ci_low is not None
     assert interval.ci_high is not None
-    majority = float(np.bincount(labels, minlength=classes).max()) / len(rows)
-    bar = bar_of(classes)
+    majority, bar = majority_of(labels), bar_of(classes)
     text = (
         f"{percent(share)} of {len(rows)} validation rows right "
         f"({100 * interval.ci_low:.1f} … {100 * interval.ci_high:.1f} at 95 %), "
@@ -205,14 +209,6 @@ def _findings_of_one(job: Job, known: KnownTeacher, device: torch.device, budget
 
 def _names_of(job: Job) -> str:
     return f"class names of {job.teacher.title}" if job.teacher.name else "class names"
-
-
-def bar_of(classes: int) -> float:
-    """What a teacher must reach to be one: three times chance; where that is much, a quarter of the way from chance.
-
-    Three times chance cannot be reached with two classes, and hardly with three.
-    """
-    return min(3 / classes, 1 / classes + (1 - 1 / classes) / 4)
 
 
 def asked_rows(part: Examples, most: int = _ASKED) -> Tensor:
