@@ -140,7 +140,7 @@ def test_a_recipe_with_a_map_is_written_and_read_again() -> None:
 
 
 def test_a_recipe_says_where_a_map_is_wrong() -> None:
-    with pytest.raises(RecipeError, match="at.0.map.*expected uniform, last, first or null, got 'lst'") as wrong:
+    with pytest.raises(RecipeError, match=r"at\.0\.map.*expected uniform, last, first or null, got 'lst'") as wrong:
         from_mapping(written(star("lst")))
     assert "did you mean `last`" in str(wrong.value)
     with pytest.raises(ModelError, match="to line up") as caught:

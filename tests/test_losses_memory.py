@@ -61,11 +61,6 @@ def two_queues(ours: Tensor, theirs: Tensor, *, tau: float = 0.04, mask: Any = N
                                tau=tau, mask=mask)  # fmt: skip
 
 
-def memory(ours: list[Tensor], theirs: list[Tensor], *, mask: Any = None) -> Tensor:
-    """`contrastive_memory` likewise: all of it learns but the levels."""
-    return contrastive_memory([ours[0].squeeze(-1), *ours[1:], theirs[0][0]], mask=mask)
-
-
 def consistent(
     ours: Tensor, theirs: Tensor, *, tau: float = 0.1, teacher_tau: float = 0.04, mask: Any = None
 ) -> Tensor:

@@ -17,8 +17,8 @@ from tutelage.words import COMPANIONS, CompanionWord
 __all__ = ["FORMULAS", "cost", "measured", "told"]
 
 _LETTERS = {
-    "c_s": "channels of the student's layer", "c_t": "channels of the teacher's", "C": "classes",
-    "N": "training examples", "S": "layers of the student", "L": "layers of the teacher",
+    "c_s": "the student's channels", "c_t": "the teacher's channels", "C": "classes", "N": "training examples",
+    "S": "the student's layers", "L": "the teacher's layers",
 }  # fmt: skip
 _NOTHING = CompanionWord("")
 
@@ -85,17 +85,17 @@ def _of_teacher(reads: Sequence[str]) -> str:
         return "two passes of the teacher, one of them on attacked inputs, live"
     if "teacher_members" in reads:
         return "a pass of every teacher, or a row of each one's store"
-    layers = [word for word in reads if word.startswith("teacher_feature") or _listens(word)]
+    layers = [word for word in reads if word.startswith("teacher_feature") or _listens(word) in ("one", "several")]
     if layers:
-        several = any(word.endswith("s") or COMPANIONS.get(word, _NOTHING).places == "several" for word in layers)
+        several = any(word == "teacher_features" or _listens(word) == "several" for word in layers)
         return "a pass of the teacher, whose " + ("layers are kept" if several else "layer is kept")
     return "a pass of the teacher, or a row of its store" if "teacher_logits" in reads else "no teacher"
 
 
-def _listens(word: str) -> bool:
-    """Whether what learns along for this word hears what layers of the teacher put out."""
+def _listens(word: str) -> str:
+    """To how many layers of the teacher what learns along for this word listens: none, one or several."""
     companion = COMPANIONS.get(word, _NOTHING)
-    return companion.teacher and companion.places != "none"
+    return companion.places if companion.teacher else "none"
 
 
 def _of_student(reads: Sequence[str]) -> list[str]:

@@ -204,7 +204,7 @@ def ask_student(
     """
     x, wanted = read_view(batch, view), objective.student_slopes(progress)
     # Before the student's own pass, so that statistics of batches end with this batch in every arm.
-    partner = _of_partners(student, batch) if "partner_logits" in objective.needs else None
+    partner = _of_partners(student, batch) if objective.partners(progress) else None
     # A plain student takes nothing but its input.
     seen = (Seen(batch, answer, progress),) if any(term.companions for term in objective.terms) else ()
     if not wanted:

@@ -108,6 +108,10 @@ class Objective:
         """The student's gradients that the terms read, ever or at this point."""
         return tuple(dict.fromkeys(slope for t in self._counting(progress) for slope in t.slopes("student")))
 
+    def partners(self, progress: float) -> bool:
+        """Whether the student is asked about partners of the same class at this point."""
+        return any("partner_logits" in term.needs for term in self._counting(progress))
+
     def attacks(self, progress: float) -> dict[Attacker, bool]:
         """What attacks the student at this point, and whether the teacher is asked about its inputs too."""
         found: dict[Attacker, bool] = {}

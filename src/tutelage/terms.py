@@ -100,8 +100,8 @@ class Term:
                 expected="positional parameters named " + ", ".join(NEEDS),
                 fix="rename the parameter, or make it keyword-only and pass it as an option",
             )
-        missing = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty and p.name in takes]
-        for name in (name for name in missing if name not in self.options):
+        needed = [p.name for p in parameters if p.name in takes - {"temperature"} and p.default is p.empty]
+        for name in (name for name in needed if name not in self.options):
             raise InputError(f"the loss `{title}` needs the option `{name}`, which has no default", fix="name it")
         for unknown in sorted(set(self.options) - takes):
             raise InputError(

@@ -28,7 +28,7 @@ class PlainRunner:
         self.facts = _facts(path)
         assert self.facts.model is not None
         self._threads = threads
-        self._module = build(
+        self._module: nn.Module = build(
             ModelSpec(self.facts.model, dict(self.facts.args or {}), None), input_shape=self.facts.input_shape,
             classes=len(self.facts.classes), mean=list(self.facts.mean), std=list(self.facts.std),
         )  # fmt: skip

@@ -188,7 +188,8 @@ def representation_regression(
     # Blank first: a mean over places would carry a NaN on.
     told = told if mask is None else blanked(told, mask)
     student, teacher = _examples(regressed[0], told.mean((2, 3)) if told.ndim == 4 else told, mask, (2,))
-    ours, theirs = pair(lone(regressed[1], "regressed", (2,)), dense(teacher_logits, "representation_regression", mask), mask)
+    whole = dense(teacher_logits, "representation_regression", mask)
+    ours, theirs = pair(lone(regressed[1], "regressed", (2,)), whole, mask)
     if len(ours) != len(student):
         raise shape_error(regressed[0], regressed[1], "as many rows of one as of the other")
     return _apart(student, teacher, mask) + beta * _apart(ours, theirs, mask)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field
@@ -11,17 +11,18 @@ from pydantic import Field
 from tutelage.errors import InputError, nearest
 from tutelage.recipe.kinds import ArmName, NotNegative, Positive, Section, Seed
 
-__all__ = ["Combine", "check_twins", "settled"]
+__all__ = ["Combine", "settled"]
 
 
 class Combine(Section):
     """How several teachers answer as one."""
 
-    how: Literal["mean_probabilities", "mean_logits", "entropy", "confidence", "random_example", "random_step"] = (
-        "mean_probabilities"
-    )
+    how: Literal[
+        "mean_probabilities", "mean_logits", "entropy", "confidence", "random_example", "random_step", "tasks"
+    ] = "mean_probabilities"
     """mean_probabilities, mean_logits; the mean of probabilities by certainty on each example: entropy, or confidence,
-    which reads labels; random_example, random_step: one teacher for each example and view, or for each batch."""
+    which reads labels; random_example, random_step: one teacher for each example and view, or for each batch;
+    tasks: each teacher answers the task that it is named like."""
     weights: dict[ArmName, NotNegative] = Field(default_factory=dict)
     """How much each teacher counts, by name, or how often a random form draws it; equal where nothing is named."""
     temperature: Positive | None = None
@@ -46,20 +47,23 @@ def check_twins(teachers: Mapping[str, Section]) -> None:
             )  # fmt: skip
 
 
-def settled(combine: Combine | None, teachers: Collection[str]) -> Combine | None:
+def settled(combine: Combine | None, teachers: Mapping[str, Section]) -> Combine | None:
     """What a recipe says of how its teachers combine, with every default; None where there is one teacher.
 
     Args:
         combine: as it was written.
-        teachers: their names, none where there is one.
+        teachers: by name, none where there is one.
 
     Raises:
-        InputError: there is nothing to combine, or the weights are not those of these teachers.
+        InputError: there is nothing to combine, two teachers are the same, or the weights are not those of these.
     """
     if not teachers:
         if combine is not None:
             raise InputError("there is one teacher, and nothing to combine", fix="name several under `teachers:`")
         return None
+    # The same net and settings for another task are another teacher.
+    if combine is None or combine.how != "tasks":
+        check_twins(teachers)
     weights = {} if combine is None else combine.weights
     for name in weights:
         if name not in teachers:

@@ -17,7 +17,7 @@ from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
 
 from tutelage.errors import InputError
 from tutelage.recipe.attacks import AttackSpec, RobustnessSpec
-from tutelage.recipe.combining import Combine, check_twins, settled
+from tutelage.recipe.combining import Combine, settled
 from tutelage.recipe.kinds import (
     Arguments,
     ArmName,
@@ -370,12 +370,6 @@ class Recipe(Section):
         # First, since every other arm is compared with it.
         scratch = arms.get(SCRATCH) or (TermSpec(loss="cross_entropy"),)
         return {SCRATCH: scratch, **{name: terms for name, terms in arms.items() if name != SCRATCH}}
-
-    @field_validator("teachers")
-    @classmethod
-    def _no_twins(cls, teachers: dict[str, Teacher]) -> dict[str, Teacher]:
-        check_twins(teachers)
-        return teachers
 
     @field_validator("teacher")
     @classmethod

@@ -13,6 +13,7 @@ from tutelage.data import Batches, BatchSource, Paired, PartlyLabelled
 from tutelage.distiller import Distiller
 from tutelage.errors import InputError
 from tutelage.models.heads import head_of
+from tutelage.objective import Objective
 from tutelage.recipe import Train
 from tutelage.run.armplan import ArmPlan
 from tutelage.run.job import Job
@@ -74,6 +75,20 @@ def surroundings(
         others={source: one.answer(example) for source, one in company.finished.items()},
         known=(job.splits.train.ids, _known_targets(job)),
     )  # fmt: skip
+
+
+def check_companions(job: Job, arm: ArmPlan, student: nn.Module) -> None:
+    """Build what learns along without the teacher, once, before the teacher costs anything.
+
+    Raises:
+        ModelError: the student is not of the kind that it needs.
+        InputError: it needs what is not known.
+    """
+    terms = [term for term in arm.objective.terms if term.companions and not term.listens_to_others]
+    if terms:
+        batch = next(batches_of(job, {"": arm}, size=2, seed=job.seeds[0]).epoch(0))
+        around = surroundings(job, {}, batch, None, Company(), size=job.train.batch_size, seed=job.seeds[0])
+        connect(student, Objective(terms), around)
 
 
 def _known_targets(job: Job) -> Tensor:

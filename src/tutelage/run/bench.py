@@ -24,6 +24,7 @@ from tutelage.run.saved import refuse_folds
 from tutelage.run.students import load_student
 from tutelage.run.teacherplan import TeacherPlan
 from tutelage.teachers import EnsembleTeacher
+from tutelage.teachers.combining import BY_TASK
 
 __all__ = ["Bench", "ColdStart", "Timed", "bench_run"]
 
@@ -266,11 +267,14 @@ def _teacher(home: Path, facts: Mapping[str, Any], trust: bool) -> nn.Module:
     """The teacher of a run from its file, or several as the one that was judged."""
     recipe = from_text(read_text(home / "config.yaml"), str(home / "config.yaml"))
     members = []
-    for name, spec in recipe.trusted.items():
-        plan = TeacherPlan(name=name)
+    # Where each has a task of its own, in the order of these.
+    taught: Mapping[str, int] = facts["tasks"] if recipe.combine and recipe.combine.how == BY_TASK else {}
+    for name in taught or recipe.trusted:
+        spec, plan = recipe.trusted[name], TeacherPlan(name=name)
         one = build(
             ModelSpec(spec.model, spec.args, None), input_shape=tuple(facts["input_shape"]),
-            classes=len(facts["classes"]), mean=facts["mean"], std=facts["std"], trust=trust, role=plan.title,
+            classes=taught.get(name, len(facts["classes"])), mean=facts["mean"], std=facts["std"], trust=trust,
+            role=plan.title,
         )  # fmt: skip
         load_weights(one, home / "teacher" / f"{plan.slug}.safetensors")
         members.append(one.eval())

@@ -10,6 +10,7 @@ from tutelage.errors import InputError
 from tutelage.objective import Objective
 from tutelage.recipe import Combine
 from tutelage.teachers import combining
+from tutelage.teachers.combining import BY_TASK
 from tutelage.teachers.ensemble import places_of_each
 
 __all__ = ["check_alone", "combination"]
@@ -82,6 +83,11 @@ def _check_reads(name: str, objective: Objective, names: Sequence[str], how: str
             told = error.problem
             raise InputError(told.what, where=where, expected=told.expected, fix=told.fix) from error
     members = _reading(objective, "teacher_members")
+    if how == BY_TASK and members:
+        raise InputError(
+            f"`{members[0]}` reads every teacher's answer to one question, but each answers a task of its own",
+            where=where, fix="use a loss that reads `teacher_logits`",
+        )  # fmt: skip
     if how.startswith("random_") and (members or objective.teacher_places):
         what = f"`{members[0]}` reads every teacher" if members else f"it reads `{objective.teacher_places[0]}`"
         raise InputError(

@@ -177,7 +177,8 @@ def _together(home: Path, parts: Sequence[_Part], model: str, seed: int | None) 
 
 def _joined(several: Sequence[Kept]) -> Kept:
     """What one model answered in all folds, one after the other."""
-    ids, labels, logits = (np.concatenate([getattr(one, key) for one in several]) for key in ("ids", "labels", "logits"))
+    keys = ("ids", "labels", "logits")
+    ids, labels, logits = (np.concatenate([getattr(one, key) for one in several]) for key in keys)
     tasks = {}
     for name, task in several[0].tasks.items():
         own = [one.tasks[name] for one in several]

@@ -24,7 +24,7 @@ from tutelage.recipe import Recipe, diff, from_text, resumable
 from tutelage.report import verdict
 from tutelage.run.alignment import aligned
 from tutelage.run.answers import answering
-from tutelage.run.arms import check_learning
+from tutelage.run.arms import check_companions, check_learning
 from tutelage.run.cohorts import Workshop, torch_settings
 from tutelage.run.folder import RunFolder, check_place
 from tutelage.run.heads import filled, headed
@@ -212,6 +212,7 @@ def _build_early(job: Job) -> dict[str, nn.Module]:
             check_learning(job.train, student)
         for arm in job.arms.values():
             Taps(students[arm.student], arm.objective.student_places).close()
+            check_companions(job, arm, students[arm.student])
         check_teacher(job)
     return students
 

@@ -12,9 +12,9 @@ from torch import nn
 from tutelage import losses
 from tutelage.data import SOURCES, Examples, Splits, Views, as_model_input, fold_of, labelled_ids, load
 from tutelage.data.balance import long_tail
-from tutelage.data.sources import with_training_part
 from tutelage.data.examples import Task
-from tutelage.data.tasks import name_task
+from tutelage.data.sources import with_training_part
+from tutelage.data.tasks import name_task, splits_of
 from tutelage.data.unlabelled import with_unlabelled
 from tutelage.errors import InputError, RecipeError
 from tutelage.evaluation.robust import check_attackable
@@ -32,8 +32,9 @@ from tutelage.run.classweights import weigh_classes
 from tutelage.run.combination import check_alone, combination
 from tutelage.run.heads import headed
 from tutelage.run.storeplan import StorePlan, store_plan
-from tutelage.run.tasks import with_tasks
+from tutelage.run.tasks import taught_tasks, with_tasks
 from tutelage.run.teacherplan import TeacherPlan, teacher_plan
+from tutelage.teachers.combining import BY_TASK
 from tutelage.teachers.ensemble import places_of_each
 
 __all__ = [
@@ -136,10 +137,14 @@ class Job:
         if not plans:
             return {"": self}
         places = places_of_each(self.teacher_places, list(plans))
+        by_task = self.teacher.combine.get("how") == BY_TASK
         return {
-            name: replace(self, teacher=replace(plan, places=tuple(places[name])), store=plan.store)
+            name: replace(
+                self, teacher=replace(plan, places=tuple(places[name])), store=plan.store,
+                splits=splits_of(self.splits, name) if by_task else self.splits,
+            )
             for name, plan in plans.items()
-        }
+        }  # fmt: skip
 
     @property
     def recorded(self) -> int:
@@ -210,9 +215,14 @@ def job_of_recipe(recipe: Recipe, *, trust: bool, store: Path | str | None = Non
     mean, std = statistics(splits.train)
     classes = len(splits.train.outputs)
 
-    def builder(spec: ModelSpec, role: str) -> Callable[[], nn.Module]:
+    taught = taught_tasks(recipe, splits.train.sizes)
+
+    def builder(spec: ModelSpec, role: str, classes: int = classes) -> Callable[[], nn.Module]:
         shape = splits.train.shape
         return lambda: build(spec, input_shape=shape, classes=classes, mean=mean, std=std, trust=trust, role=role)
+
+    def trusted(spec: ModelSpec, name: str) -> Callable[[], nn.Module]:
+        return builder(spec, f"teacher {name}".rstrip(), taught.get(name, classes))
 
     def learner(name: str, spec: Student) -> StudentPlan:
         role = f"student {name}" if name else "student"
@@ -220,10 +230,13 @@ def job_of_recipe(recipe: Recipe, *, trust: bool, store: Path | str | None = Non
 
     def stored(name: str, spec: TeacherSpec) -> StorePlan | None:
         return None if spec.store is None else store_plan(
-            spec.store, views, methods, classes=classes, seeds=recipe.seeds, train=recipe.train, root=store, member=name
+            spec.store, views, {} if taught else methods, classes=taught.get(name, classes), seeds=recipe.seeds,
+            train=recipe.train, root=store, member=name,
         )  # fmt: skip
 
-    plan = teacher_plan(recipe, builder, stored)
+    plan = teacher_plan(recipe, trusted, stored)
+    if taught:  # their logits stand in the order of the tasks
+        plan = replace(plan, members={task: plan.members[task] for task in taught})
     if recipe.combine is None:
         check_alone(methods)
     else:

@@ -1,14 +1,16 @@
-"""What several tasks at once change in a run: whose logits a term reads."""
+"""What several tasks at once change in a run: whose logits a term reads, and which teachers can teach them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
 
-from tutelage.errors import InputError, Problem, RecipeError
+from tutelage.errors import InputError, Problem, RecipeError, nearest
 from tutelage.objective import Objective
+from tutelage.recipe import Recipe
+from tutelage.teachers.combining import BY_TASK
 
-__all__ = ["with_tasks"]
+__all__ = ["taught_tasks", "with_tasks"]
 
 
 def with_tasks(methods: Mapping[str, Objective], sizes: Mapping[str, int]) -> dict[str, Objective]:
@@ -31,3 +33,43 @@ def with_tasks(methods: Mapping[str, Objective], sizes: Mapping[str, int]) -> di
     if problems:
         raise RecipeError(problems)
     return found
+
+
+def taught_tasks(recipe: Recipe, sizes: Mapping[str, int]) -> dict[str, int]:
+    """The tasks that have a teacher of their own, with the number of their classes; none where all teach the same.
+
+    Args:
+        recipe: what to do.
+        sizes: task -> number of its classes, the main one first.
+
+    Raises:
+        InputError: teachers are not one for each task, or would be combined in a way that mixes tasks up.
+    """
+    if recipe.combine is None:
+        return {}
+    how, names = recipe.combine.how, list(recipe.trusted)
+    if how != BY_TASK:
+        if len(sizes) > 1 and how != "mean_logits":
+            raise InputError(
+                "probabilities over the classes of several tasks mean nothing, so teachers cannot be combined by them",
+                where="combine.how", given=how, expected="mean_logits, or tasks",
+                fix="combine them by `mean_logits`, or name one teacher like each task and combine by `tasks`",
+            )  # fmt: skip
+        return {}
+    if len(sizes) == 1:
+        raise InputError(
+            "teachers of a task each need data with several tasks", where="combine.how", given=how,
+            expected="labels of further tasks, as targets_<task> in an .npz file",
+        )  # fmt: skip
+    for name in names:
+        if name not in sizes:
+            raise InputError(
+                f"teacher `{name}` is named like no task", where=f"teachers.{name}", expected=", ".join(sizes),
+                fix=nearest(name, sizes),
+            )  # fmt: skip
+    if missing := [task for task in sizes if task not in names]:
+        raise InputError(
+            f"nobody teaches the task `{missing[0]}`", where="teachers", given=", ".join(names),
+            expected=", ".join(sizes), fix=f"name a teacher {missing[0]}",
+        )  # fmt: skip
+    return dict(sizes)

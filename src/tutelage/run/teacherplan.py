@@ -55,7 +55,7 @@ def teacher_plan(
 
     Args:
         recipe: what to do.
-        builder: a model's spec and what messages call it -> what builds it.
+        builder: a model's spec and the teacher's name -> what builds it.
         stored: a teacher's name and its part of the recipe -> where its answers are stored.
 
     Raises:
@@ -65,7 +65,7 @@ def teacher_plan(
     balanced = f", classes balanced: {recipe.data.balance}" if recipe.data.balance != "none" else ""
     plans = {
         name: TeacherPlan(
-            build=builder(ModelSpec(spec.model, spec.args, None), f"teacher {name}".rstrip()),
+            build=builder(ModelSpec(spec.model, spec.args, None), name),
             weights=Path(spec.weights) if spec.weights else None,
             train=spec.train,
             seed=spec.seed,

@@ -20,6 +20,7 @@ from tutelage.losses.normalised import at_label, looked_up
 from tutelage.losses.targets import positive
 
 __all__ = [
+    "BY_TASK",
     "COMBINATIONS",
     "TAKES",
     "by_confidence",
@@ -30,6 +31,8 @@ __all__ = [
     "shares_of",
 ]
 
+# Not a way to answer one question together: each member answers a task of its own, and their logits stand side by side.
+BY_TASK = "tasks"
 COMBINATIONS: Mapping[str, str] = {
     "mean_probabilities": "the mean of the members' probabilities, at one temperature",
     "mean_logits": "the mean of the members' logits",
@@ -45,6 +48,7 @@ TAKES: Mapping[str, frozenset[str]] = {
     "confidence": frozenset({"temperature"}),
     "random_example": frozenset({"weights", "seed"}),
     "random_step": frozenset({"weights", "seed"}),
+    BY_TASK: frozenset(),
 }
 
 
@@ -118,8 +122,8 @@ def check_options(how: str, options: Mapping[str, object]) -> None:
     Raises:
         InputError: another form, an option that means nothing for it, or a temperature out of range.
     """
-    if how not in COMBINATIONS:
-        raise InputError(f"no combination `{how}` of teachers", fix=nearest(str(how), COMBINATIONS))
+    if how not in TAKES:
+        raise InputError(f"no combination `{how}` of teachers", fix=nearest(str(how), TAKES))
     for name, value in options.items():
         if value is not None and name not in TAKES[how]:
             others = ", ".join(form for form, takes in TAKES.items() if name in takes)

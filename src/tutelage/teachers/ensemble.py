@@ -19,6 +19,7 @@ from tutelage.data.draws import Stream, mix, uniform
 from tutelage.errors import InputError, ModelError, nearest
 from tutelage.losses.targets import as_float, dense
 from tutelage.teachers.combining import (
+    BY_TASK,
     TAKES,
     by_confidence,
     by_entropy,
@@ -43,7 +44,7 @@ class EnsembleTeacher:
 
     Args:
         teachers: the members, at least one.
-        how: a key of `COMBINATIONS`.
+        how: a key of `COMBINATIONS`; or "tasks", where each member answers a task of its own, in their order.
         weights: one number ≥ 0 for each member, made to add up to 1; equal where left out. For means, how much a member
             counts; for the random forms, how often it is drawn. `entropy` and `confidence` find their own.
         temperature: at which a loss will read the answer, 1 where left out; for all that take a mean of probabilities.
@@ -101,7 +102,7 @@ class EnsembleTeacher:
 
     def judged(self) -> EnsembleTeacher:
         """The same members as they are scored: the mean of all at temperature 1, without labels and without chance."""
-        how = self.how if self.how in ("mean_logits", "entropy") else "mean_probabilities"
+        how = self.how if self.how in ("mean_logits", "entropy", BY_TASK) else "mean_probabilities"
         members = [one.judged() if isinstance(one, EnsembleTeacher) else one for one in self.members]
         return EnsembleTeacher(members, how=how, weights=self.weights if "weights" in TAKES[how] else None)
 
@@ -131,9 +132,11 @@ class EnsembleTeacher:
             answers = [member.answer(batch) for member in self.members]
             logits = [self._logits(number, answer, len(batch)) for number, answer in enumerate(answers)]
             kind = _common_type(logits)
-            stack = torch.stack([one.to(kind) for one in logits])
             said = zip(self.names, answers, strict=True)
             features = {f"{name}.{place}": value for name, one in said for place, value in one.features.items()}
+            if self.how == BY_TASK:
+                return Outputs(torch.cat([one.to(kind) for one in logits], dim=-1), features)
+            stack = torch.stack([one.to(kind) for one in logits])
             return Outputs(self.combined(stack, batch.target), features, members=stack)
 
     def combined(self, stack: Tensor, target: Tensor | None = None) -> Tensor:
@@ -220,7 +223,7 @@ class EnsembleTeacher:
                 expected=f"a tensor of shape ({rows}, C)",
             )
         first, classes = self._classes = self._classes or (number, whole.shape[-1])
-        if whole.shape[-1] != classes:
+        if whole.shape[-1] != classes and self.how != BY_TASK:
             raise ModelError(
                 "the members of an ensemble do not know the same classes",
                 given=f"member {self.names[first]} answers with {classes} classes, "
@@ -248,7 +251,8 @@ class Panel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, …) → logits (B, C), with their graph."""
-        return self._judge.combined(torch.stack([as_float(member(x)) for member in self.members]))
+        logits = [as_float(member(x)) for member in self.members]
+        return torch.cat(logits, dim=-1) if self._judge.how == BY_TASK else self._judge.combined(torch.stack(logits))
 
 
 def places_of_each(places: Sequence[str], names: Sequence[str]) -> dict[str, list[str]]:

@@ -130,9 +130,10 @@ def fit(
                 for arm in group:
                     device.seed(cohort.seed, at.step)
                     asked[arm.name] = arm.ask(batch, answer, device, progress=progress)
+                # All of them are heard before any learns, since copies of peers follow at the end of a step.
+                others = {arm.name: {**told, **heard(arm, asked, by_name)} for arm in group}
                 for arm in group:
-                    others = {**told, **heard(arm, asked, by_name)}
-                    arm.learn(asked[arm.name], device, progress=progress, step=at.step, others=others)
+                    arm.learn(asked[arm.name], device, progress=progress, step=at.step, others=others[arm.name])
             at.step += 1
             at.within += 1
             for on_step in hear:

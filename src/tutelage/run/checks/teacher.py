@@ -31,6 +31,7 @@ from tutelage.run.job import Job, statistics
 from tutelage.run.teacher import is_ready, teacher_key
 from tutelage.taps import Taps
 from tutelage.teachers import EnsembleTeacher, ModuleTeacher, Teacher
+from tutelage.teachers.combining import BY_TASK
 from tutelage.types import Batch
 
 __all__ = ["KnownTeacher", "asked_rows", "bar_of", "come_by", "teacher_findings"]
@@ -126,7 +127,7 @@ def teacher_findings(job: Job, known: KnownTeacher, device: torch.device) -> Ite
     for name, one in (dict(known.members) or {"": known}).items():
         if one.trained:
             yield from _findings_of_one(jobs[name], one, device, _BUDGET / max(1, several))
-    if several and known.trained:
+    if several and known.trained and job.teacher.combine["how"] != BY_TASK:
         yield from _together(job, known, device)
 
 
