@@ -55,8 +55,11 @@ TUNING_SEED = 1_000  # far from the seeds that are judged
 LAST, BEFORE, MIDDLE, POOLED = "net.stages.2", "net.stages.2.4", "net.stages.1", "net.dropout"
 LOGITS, FEATURES = (0.3, 1.0, 3.0), (0.1, 1.0, 10.0)  # factors that are tried
 
-# Losses that read no teacher.
-_ALONE = ("cross_entropy", "teacher_free", "progressive", "class_consistency", "own_exits", "native_ensemble")
+# Losses that read no teacher; the last one reads the student's own average.
+_ALONE = (
+    "cross_entropy", "teacher_free", "progressive", "class_consistency", "own_exits", "native_ensemble",
+    "self_consistent",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,7 @@ METHODS = (
     _beside("class_consistency", 1.0),
     _layer("own_exits", 1.0, "net.stages.0", MIDDLE, LAST),
     Method("native_ensemble", [{"loss": "native_ensemble", "at": "net.stages.0"}], 0.0, (1.0,)),
+    _beside("self_consistent", 0.1, source="ema"),
     # On logits. Plain soft targets as the CRD code base and the library itself have them.
     _soft("soft_target", 4.0),
     *(replace(_soft("soft_target", t), name=f"soft_target_t{t:g}", grid=(1.0,)) for t in (1.0, 2.0)),
@@ -155,7 +159,11 @@ METHODS = (
     Method("relational_angle", [{"loss": "relational_angle", "weight": 50.0, "at": POOLED},
                                 {"loss": "relational_distance", "weight": 25.0, "at": POOLED}], 1.0, FEATURES),
     _layer("contrastive", 0.8, POOLED),
+    _layer("contrastive_memory", 0.8, POOLED),
     _layer("info_nce", 0.8, POOLED),
+    _layer("seed_similarity", 1.0, POOLED),
+    _layer("compress_one_queue", 1.0, POOLED),
+    _layer("compress_two_queues", 1.0, POOLED),
     _beside("jacobian_matching", 1.0),
     _layer("grad_cam", 1.0, LAST),
     _layer("adversarial_feature", 0.1, LAST),

@@ -28,7 +28,7 @@ from tutelage.recipe import from_mapping
 from tutelage.run import run_recipe
 from tutelage.run.job import Job, job_of_recipe
 from tutelage.schedules import Schedule
-from tutelage.sources import Ema, FromArm, Peers, Pseudo, Source
+from tutelage.sources import Ema, FromArm, Peers, Pseudo, Route, Source
 
 ENTRIES = {entry.name: entry for entry in combinations()}
 RUNNING = [name for name, entry in ENTRIES.items() if entry.recipe]
@@ -67,7 +67,8 @@ def merged(entry: Combination) -> dict[str, Any]:
     for key, value in told.items():
         adds = key in ("data", "train", "report") or (key == "teacher" and "model" not in value)
         whole[key] = {**whole[key], **value} if adds else value
-    learned = {"epochs": 1, "batch_size": 32, "lr": 0.003}
+    # A route has no more anchors than the teacher has epochs.
+    learned = {"epochs": 4 if "route:" in entry.recipe else 1, "batch_size": 32, "lr": 0.003}
     for teacher in [whole["teacher"]] if "teacher" in whole else whole["teachers"].values():
         if not teacher.get("weights"):
             teacher["train"] = learned
@@ -172,18 +173,17 @@ def test_its_recipe_runs_to_a_report(name: str, place: Path) -> None:
 
 @pytest.mark.parametrize("name", [name for name, entry in ENTRIES.items() if entry.commands])
 def test_its_command_does_something(name: str, place: Path) -> None:
-    small = ["seeds=[0]", "data.limit=60", "teacher.train.epochs=1", "teacher.args.width=8", "train.epochs=1"]
+    small = ["seeds=[0]", "data.limit=120", "teacher.train.epochs=1", "teacher.args.width=8", "train.epochs=1"]
     small += ["report.latency=false", "report.bootstrap=100"]
     for line in ENTRIES[name].commands.splitlines():
         words = shlex.split(line)
         assert words[0] == "tutelage"
-        for option, less in (("--count", "20"), ("--steps", "2"), ("--target", "0.0001")):
-            if option in words:
-                words[words.index(option) + 1] = less
-        for option, less in (("--out", "other.npz"),):
-            if option in words:
-                words[words.index(option) + 1] = less
-        done = call(*words[1:], *(word for one in small for word in ("--set", one)), "--quiet")
+        less = {"--count": "20", "--steps": "2", "--target": "0.0001", "--users": "2"}
+        less |= {"--out": "other.npz"} if words[1] == "synthesize" else {}
+        for option in less.keys() & set(words):
+            words[words.index(option) + 1] = less[option]
+        changes = ["train.epochs=1"] if words[1] == "personalise" else small
+        done = call(*words[1:], *(word for one in changes for word in ("--set", one)), "--quiet")
         assert done.code == 0, done.err
 
 
@@ -264,6 +264,11 @@ SAID: Mapping[str, Callable[[Job], bool]] = {
     "robust": lambda job: [terms_of(job, arm)[0].attack.raises for arm in ("ard", "rslad")] == ["target", "teacher"]
     and job.attack is not None
     and job.attack.eps == 0.031,
+    "route_of_checkpoints": lambda job: sources_of(job, "route") == (Route(4),)
+    and not job.arms["route"].objective.needs_teacher,
+    "reused_head": lambda job: job.students[""].reuse is not None
+    and job.arms["reused"].objective.needs == {"matched_feature", "teacher_feature"},
+    "own_average_sharpened": lambda job: sources_of(job, "sharpened") == (Ema(0.996),) and job.labelled is not None,
     "low_rank_adapters": lambda job: job.students[""].weights is not None and job.students[""].plain is not None,
 }  # fmt: skip
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from tutelage.costs import cost
 from tutelage.errors import InputError
+from tutelage.words import COMPANIONS
 
 __all__ = [
     "Entry", "called", "combinations", "foreign_methods", "headings", "losses", "methods", "models", "recipes",
@@ -77,13 +78,15 @@ def combinations() -> list[Entry]:
 
     found = []
     for one in room.combinations():
-        parts = {"Equation": one.equation, "Use": one.use, "Reference": one.reference}
-        said = {title: f"{title}:\n{textwrap.indent(body, ' ' * 4)}" for title, body in parts.items()}
-        how = [f"In a recipe:\n{textwrap.indent(one.recipe, '  ')}"] if one.recipe else []
-        how += [f"On the command line:\n{textwrap.indent(one.commands, '  ')}"] if one.commands else []
-        about = f"Defaults: {' '.join(one.defaults.split())}\nCost: {' '.join(one.cost.split())}"
-        text = [f"{one.name}: {one.line}", said["Equation"], said["Use"], about, *how, said["Reference"]]
-        found.append(Entry(one.name, one.line, "\n\n".join(text), one.family))
+        equation, use, reference, recipe, typed = (
+            textwrap.indent(part, "    ") for part in (one.equation, one.use, one.reference, one.recipe, one.commands)
+        )
+        how = f"In a recipe:\n{recipe}" if recipe else ""
+        how += ("\n\n" if recipe and typed else "") + (f"On the command line:\n{typed}" if typed else "")
+        defaults, dear = (" ".join(part.split()) for part in (one.defaults, one.cost))
+        head = f"{one.name}: {one.line}\n\nEquation:\n{equation}\n\nUse:\n{use}"
+        text = f"{head}\n\nDefaults: {defaults}\nCost: {dear}\n\n{how}\n\nReference:\n{reference}"
+        found.append(Entry(one.name, one.line, text, one.family))
     return found
 
 
@@ -146,10 +149,11 @@ def _card(name: str, loss: Callable[..., Any], family: str) -> Entry:
     options = ", ".join(
         f"{p.name}={p.default}" for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY and p.name != "mask"
     )
-    about = f"Reads: {reads}\nDefaults: {options or 'none'}\nCost: {cost(name, reads.split(', '))}"
-    head = f"{name}: {text}\n\n{about}\n\nIn a recipe:\n  - loss: {name}"
-    if "_feature" in reads:
-        several = "[net.stages.1, net.stages.2]" if "_features" in reads else "net.stages.1"
+    options, dear = options or "none", cost(name, reads.split(", "))
+    head = f"{name}: {text}\n\nReads: {reads}\nDefaults: {options}\nCost: {dear}\n\nIn a recipe:\n  - loss: {name}"
+    along = {COMPANIONS[word].places for word in reads.split(", ") if word in COMPANIONS}
+    if "_feature" in reads or along - {"none"}:
+        several = "[net.stages.1, net.stages.2]" if "_features" in reads or "several" in along else "net.stages.1"
         head += f"\n    at: {several}  # or {{student: …, teacher: …}} where layers are called differently"
     if "_gradient" in reads:
         head += "\n    gradient: label  # or max, cross_entropy, projection"

@@ -18,6 +18,7 @@ from tutelage.cli.cache import cache
 from tutelage.cli.check import check
 from tutelage.cli.compare import compare
 from tutelage.cli.crossval import crossval
+from tutelage.cli.demo import demo
 from tutelage.cli.evaluate import evaluate
 from tutelage.cli.group import Commands
 from tutelage.cli.iterate import iterate
@@ -62,6 +63,7 @@ cli.add_command(cache)
 cli.add_command(check)
 cli.add_command(compare)
 cli.add_command(crossval)
+cli.add_command(demo)
 cli.add_command(evaluate)
 cli.add_command(iterate)
 cli.add_command(personalise)

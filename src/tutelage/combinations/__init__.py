@@ -20,13 +20,14 @@ HEADINGS = ("Equation", "Use", "Defaults", "Cost", "Recipe", "Reference")
 FAMILIES: Mapping[str, tuple[str, ...]] = {
     "students who teach each other": ("deep_mutual", "collaborative", "codistillation"),
     "students taught by earlier students": (
-        "mean_teacher", "teacher_free_self", "born_again", "teacher_assistant", "densely_guided",
+        "mean_teacher", "own_average_sharpened", "teacher_free_self", "born_again", "teacher_assistant",
+        "densely_guided",
     ),
     "several teachers": (
         "mean_of_teachers", "weighted_teachers", "random_teacher", "entropy_weighted", "confidence_weighted",
         "gradient_weighted", "distribution_of_teachers",
     ),
-    "when, and how much": ("early_stopped", "annealing", "warmed_up", "curriculum"),
+    "when, and how much": ("early_stopped", "annealing", "warmed_up", "curriculum", "route_of_checkpoints"),
     "examples and labels": (
         "function_matching", "model_compression", "noisy_student", "stored_views", "sampled_answers", "label_smoothing",
         "class_weighted", "class_balanced", "data_free",
@@ -34,7 +35,7 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
     "several losses together": (
         "layer_by_layer", "relational", "tiny_bert", "distil_bert", "mini_lm", "gradient_matching", "robust",
     ),
-    "small parts, and rounds": ("low_rank_adapters", "smallest_enough"),
+    "parts of students, rounds, and users": ("low_rank_adapters", "reused_head", "smallest_enough", "personalised"),
 }  # fmt: skip
 
 

@@ -52,7 +52,7 @@ class Seen:
 
     def __init__(self, batch: Batch, answer: Outputs | None, progress: float) -> None:
         self.batch = batch
-        self.answer = answer  # what the term's source says; None where it reads nobody
+        self.answer = answer  # what the teacher says, whomever the term listens to; None where nobody asked
         self.progress = progress  # 0 at the first step, 1 at the end
 
     @property

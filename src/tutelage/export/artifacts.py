@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -18,7 +18,7 @@ from tutelage.export.plain import open_plain, write_plain
 from tutelage.export.program import open_program, write_program
 from tutelage.files import remove, sha256, sync_folder
 
-__all__ = ["FORMATS", "Artifact", "Format", "export_model", "open_artifact"]
+__all__ = ["FORMATS", "Artifact", "Format", "check_formats", "export_model", "format_of", "open_artifact"]
 
 
 @final
@@ -63,6 +63,23 @@ class Artifact:
     parity: Parity
 
 
+def check_formats(names: Iterable[str], *, where: str | None = None) -> None:
+    """Refuse formats that there are none of.
+
+    Raises:
+        InputError: one is unknown.
+    """
+    for name in names:
+        if name not in FORMATS:
+            raise InputError(f"no format `{name}`", where=where, fix=nearest(name, FORMATS))
+
+
+def format_of(path: Path) -> str | None:
+    """The format of a file by the end of its name, the longest that fits; None where none does."""
+    fitting = [name for name, form in FORMATS.items() if path.name.endswith(form.suffix)]
+    return max(fitting, key=lambda name: len(FORMATS[name].suffix), default=None)
+
+
 def export_model(
     module: nn.Module,
     facts: Facts,
@@ -91,8 +108,7 @@ def export_model(
         GateError: the file answers otherwise; it is not kept.
         ModelError, MissingExtraError: it cannot be written at all.
     """
-    if how not in FORMATS:
-        raise InputError(f"no format `{how}`", fix=nearest(how, FORMATS))
+    check_formats([how])
     if len(inputs) < LEAST:
         raise InputError(
             "too few examples to compare a file with its model by", given=len(inputs), expected=f"{LEAST} or more"
@@ -127,13 +143,13 @@ def open_artifact(path: Path | str, *, threads: int | None = None, trust: bool =
     path = Path(path).expanduser()
     if not path.is_file():
         raise InputError(f"no file {path}", expected="a file that `tutelage export` wrote")
-    for form in FORMATS.values():
-        if path.name.endswith(form.suffix):
-            if form.unpacks and not trust:
-                raise InputError(
-                    f"reading {path.name} may run code that it holds", expected="a file from somebody you trust",
-                    fix="add --trust (trust=True in Python), or export it as onnx, which holds none",
-                )  # fmt: skip
-            return form.open(path, threads=threads)
+    how = format_of(path)
+    if how is not None:
+        if FORMATS[how].unpacks and not trust:
+            raise InputError(
+                f"reading {path.name} may run code that it holds", expected="a file from somebody you trust",
+                fix="add --trust (trust=True in Python), or export it as onnx, which holds none",
+            )  # fmt: skip
+        return FORMATS[how].open(path, threads=threads)
     suffixes = ", ".join(dict.fromkeys(form.suffix for form in FORMATS.values()))
     raise InputError(f"{path} is of no format that can be asked", expected=f"a file ending in {suffixes}")

@@ -81,7 +81,7 @@ def compress_one_queue(
     tau: float = 0.04,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Compression of embeddings (CompRess-1q): neighbours as the teacher has them; (B, D), (B, D), (K, D) → ().
+    """Compression of embeddings (CompRess, 1q): neighbours as the teacher has them; (B, D), (B, D), (K, D) → ().
 
     Equation:
         mean over i of KL(p_i ‖ q_i),  p_i = softmax(t_i · a / τ), q_i = softmax(s_i · a / τ) over the anchors a, all of
@@ -127,7 +127,7 @@ def compress_two_queues(
     tau: float = 0.04,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Compression of embeddings (CompRess-2q): each among its own anchors; (B, D_s), (B, D_t), a list of two (K, D) → ().
+    """Compression of embeddings (CompRess, 2q): each among its own anchors; (B, D_s), (B, D_t), a list of two (K, D) → ().
 
     Equation:
         mean over i of KL(p_i ‖ q_i),  p_i = softmax(t_i · a / τ) over the teacher's anchors a,

@@ -127,6 +127,12 @@ Arguments = Annotated[dict[str, Any], AfterValidator(_arguments)]
 Compressions = Annotated[
     tuple[Literal["fp16", "int8"], ...], Field(strict=False), AfterValidator(_distinct), words("a list of fp16, int8")
 ]
+Exports = Annotated[
+    tuple[Annotated[str, Field(min_length=1, max_length=40)], ...],
+    Field(strict=False),
+    AfterValidator(_distinct),
+    words("a list of formats such as [onnx, onnx-int8]"),
+]
 Trackers = Annotated[
     tuple[Literal["tensorboard", "wandb", "mlflow"], ...],
     Field(strict=False),

@@ -24,6 +24,7 @@ from tutelage.recipe.kinds import (
     Compressions,
     Count,
     Device,
+    Exports,
     Fraction,
     Identifier,
     LayerPairs,
@@ -52,6 +53,7 @@ SCRATCH = "scratch"
 RESUMABLE = frozenset(
     {
         "device",
+        "export",
         "train.checkpoint_seconds",
         "teacher.train.checkpoint_seconds",
         "report.attack",
@@ -355,6 +357,9 @@ class Recipe(Section):
     """How every arm of the student is trained."""
     compress: Compressions = ()
     """Formats in which every student's weights are also written and judged: fp16 halves the file, int8 quarters it."""
+    export: Exports = ()
+    """Formats of files that run without tutelage, in which every student is also written, compared with its model, and
+    judged: onnx, onnx-int8, torch."""
     device: Device = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     threads: Annotated[int, Field(ge=1, le=256)] | None = None

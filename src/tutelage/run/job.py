@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from tutelage.data.tasks import name_task, splits_of
 from tutelage.data.unlabelled import with_unlabelled
 from tutelage.errors import InputError, RecipeError
 from tutelage.evaluation.robust import check_attackable
+from tutelage.export import check_formats
 from tutelage.extensions import offers
 from tutelage.models import NETS, Adapter, ModelSpec, adapt, build
 from tutelage.models.reuse import HeadFacts
@@ -81,6 +82,7 @@ class Job:
     device: str = "auto"
     threads: int | None = None
     compress: tuple[str, ...] = ()
+    export: tuple[str, ...] = ()  # formats in which every student is also written as a file that runs elsewhere
     resamples: int = 10_000
     latency: bool = True
     trackers: tuple[str, ...] = ()
@@ -92,6 +94,7 @@ class Job:
     labelled: torch.Tensor | None = None  # (K,) ids of the training examples that have labels; None where all have
 
     def __post_init__(self) -> None:
+        _check_exports(self.export)
         partly = self.labelled is not None
         if partly and (self.views.soft_targets or self.balance != "none"):
             raise InputError(
@@ -168,6 +171,7 @@ def job_of_recipe(recipe: Recipe, *, trust: bool, store: Path | str | None = Non
     problems = list(check_names(recipe, losses=named, models=sorted(NETS), sources=sorted(SOURCES)))
     if problems:
         raise RecipeError(problems)
+    _check_exports(recipe.export, recipe.places.label(("export",)))
     views = Views(**recipe.data.views.model_dump())
     methods = {name: objective_of(terms, f"arms.{name}", trust=trust) for name, terms in recipe.arms.items()}
     _check_labels(methods, views)
@@ -256,6 +260,7 @@ def job_of_recipe(recipe: Recipe, *, trust: bool, store: Path | str | None = Non
         device=recipe.device,
         threads=recipe.threads,
         compress=recipe.compress,
+        export=recipe.export,
         resamples=recipe.report.bootstrap,
         latency=recipe.report.latency,
         trackers=recipe.report.trackers,
@@ -308,6 +313,14 @@ def statistics(train: Examples) -> tuple[list[float], list[float]]:
     inputs = inputs.double()
     mean, std = inputs.mean(axes), inputs.std(axes, correction=0)
     return mean.reshape(-1).float().tolist(), std.clamp(min=1e-6).reshape(-1).float().tolist()
+
+
+def _check_exports(formats: Sequence[str], where: str | None = None) -> None:
+    check_formats(formats, where=where or "export")
+    if "safetensors" in formats:
+        raise InputError(
+            "every student is written as safetensors anyway", where=where or "export", fix="leave `safetensors` out"
+        )
 
 
 def _check_labels(arms: Mapping[str, Objective], views: Views) -> None:

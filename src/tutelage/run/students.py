@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from tutelage.errors import DamagedError, ModelError
+from tutelage.export import FORMATS, RunnerModule, open_artifact
 from tutelage.files import read_json, sha256, write_json
 from tutelage.models import (
     ModelSpec,
@@ -29,9 +30,15 @@ __all__ = ["learned_of", "load_student", "read_facts", "same_beginning", "save_s
 
 
 def student_file(root: Path, arm: str, seed: int, compression: str = "") -> Path:
-    """`<root>/students/<arm>/seed-<n>/student.safetensors`, or `student.<compression>.safetensors` beside it."""
-    name = f"student.{compression}.safetensors" if compression else "student.safetensors"
-    return root / "students" / arm / f"seed-{seed}" / name
+    """`<root>/students/<arm>/seed-<n>/student.safetensors`, or the file beside it of a compression or an export."""
+    return root / "students" / arm / f"seed-{seed}" / _file_name(compression)
+
+
+def _file_name(how: str) -> str:
+    """Of a compression `student.<how>.safetensors`, of a format of files that run elsewhere as that format has it."""
+    if how in FORMATS:
+        return f"student{FORMATS[how].suffix}"
+    return f"student.{how}.safetensors" if how else "student.safetensors"
 
 
 def save_student(path: Path, arm: Arm, config: Mapping[str, Any], compress: Sequence[str] = ()) -> None:
@@ -97,10 +104,17 @@ def read_facts(path: Path) -> dict[str, Any]:
         raise DamagedError(f"{path.with_name('student.json')} does not say what it should", fix=fix)
     if not path.is_file():
         raise DamagedError(f"{path} is missing", fix=fix)
-    how = path.name.removeprefix("student").removesuffix(".safetensors")
-    if sha256(path) != facts.get(f"sha256{how}"):
+    key = _sum_key(path)
+    if sha256(path) != facts.get(key):
         raise DamagedError(f"{path} was altered since it was saved", fix=fix)
-    return facts | {"sha256": facts[f"sha256{how}"]}
+    return facts | {"sha256": facts[key]}
+
+
+def _sum_key(path: Path) -> str:
+    """Under which `student.json` keeps the sum of a file: sha256, or sha256.<compression or format>."""
+    exported = next((how for how in FORMATS if how != "safetensors" and path.name == _file_name(how)), "")
+    how = exported or path.name.removeprefix("student").removesuffix(".safetensors").removeprefix(".")
+    return f"sha256.{how}" if how else "sha256"
 
 
 def load_student(folder: Path | str, *, compression: str = "", trust: bool = False) -> nn.Module:
@@ -108,8 +122,9 @@ def load_student(folder: Path | str, *, compression: str = "", trust: bool = Fal
 
     Args:
         folder: `<run>/students/<arm>/seed-<n>`.
-        compression: which of its files: "" as it was trained, else a format of the recipe's `compress`.
-        trust: whether code that its recipe named may run to build it.
+        compression: which of its files: "" as it was trained, else a format of the recipe's `compress` or `export`;
+            what was exported is asked through its own runtime and cannot learn.
+        trust: whether code that its recipe named may run to build it, or code that its file holds.
 
     Raises:
         ModelError: it was built by code of the caller, so only the caller can build it again.
@@ -118,8 +133,10 @@ def load_student(folder: Path | str, *, compression: str = "", trust: bool = Fal
     folder = Path(folder)
     if not (folder / "student.json").is_file():
         raise ModelError(f"no student in {folder}", expected="a folder such as runs/first/students/distilled/seed-0")
-    file = folder / f"student{f'.{compression}' * bool(compression)}.safetensors"
+    file = folder / _file_name(compression)
     facts = read_facts(file)
+    if compression in FORMATS:
+        return RunnerModule(open_artifact(file, trust=trust))
     if facts.get("model") is None:
         raise ModelError(
             f"the student in {folder} was built by code outside tutelage",

@@ -274,9 +274,9 @@ def readme(found: Personal) -> str:
         f"# {result['recipe']}: a student for every user", "",
         *(f"- {line}" for line in _outcome(result)), "",
         *_means(result), "",
-        f"Everybody begins with ‘{result['arm']}’ of `{result['run']}`. ‘anchored’ learns {settings['weight']:g} parts "
-        f"of soft targets at T = {settings['temperature']:g} from the shared {settings['anchor']}; what learns: "
-        f"{learns}.", "",
+        f"Everybody begins with ‘{result['arm']}’ of `{result['run']}`. In ‘anchored’ soft targets of the shared "
+        f"{settings['anchor']} at T = {settings['temperature']:g} have a weight of {settings['weight']:g}, labels the "
+        f"rest. What learns: {learns}.", "",
         *_everybody(result), "",
         "Users' columns are shares of their own test examples, means over seeds. Intervals are from a paired bootstrap "
         "over users. All numbers are in `users.json`.", "",

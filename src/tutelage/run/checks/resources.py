@@ -153,8 +153,8 @@ def _to_train(job: Job, known: KnownTeacher) -> Iterator[Finding]:
             continue
         train = plan.train
         own = make_device(job.device, precision=train.precision)
-        arms = {"teacher": ArmPlan("", "teacher", Objective([cross_entropy]).for_tasks(job.splits.train.sizes))}
-        step, steps = _measured(job, own, train, arms, None, {"": one.module})
+        arms = {"teacher": ArmPlan("", "teacher", Objective([cross_entropy]).for_tasks(jobs[name].splits.train.sizes))}
+        step, steps = _measured(jobs[name], own, train, arms, None, {"": one.module})
         said = f"about {duration(step * steps * train.epochs)} to train it first: {several(train.epochs, 'epoch')}"
         yield ok(f"{plan.title}'s time", f"{said} of {steps:,} steps, {step * 1e3:.1f} ms each")
 
