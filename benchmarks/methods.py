@@ -113,6 +113,7 @@ METHODS = (
     _layer("own_exits", 1.0, "net.stages.0", MIDDLE, LAST),
     Method("native_ensemble", [{"loss": "native_ensemble", "at": "net.stages.0"}], 0.0, (1.0,)),
     _beside("self_consistent", 0.1, source="ema"),
+    Method("mean_teacher", [{"loss": "soft_target", "weight": 0.5, "temperature": 2.0, "source": {"ema": 0.99}}], 0.5),
     # On logits. Plain soft targets as the CRD code base and the library itself have them.
     _soft("soft_target", 4.0),
     *(replace(_soft("soft_target", t), name=f"soft_target_t{t:g}", grid=(1.0,)) for t in (1.0, 2.0)),

@@ -1,4 +1,4 @@
-"""Put the files of onnxruntime-web that the demo page needs into src/tutelage/demo/vendor, or check those that are there.
+"""Put the files of onnxruntime-web that the demo page needs into src/tutelage/demo/vendor, or check those there.
 
     python tools/vendor_onnxruntime_web.py 1.30.0      fetch this version by npm and write the files and their README
     python tools/vendor_onnxruntime_web.py --check     only compare the files with the sums in their README
@@ -62,7 +62,7 @@ def main(words: list[str]) -> int:
 def fetched(version: str, place: Path) -> Path:
     """Pack one version by npm, compare it with the sum that npm names, and unpack what is needed."""
     asked = ["npm", "pack", f"{PACKAGE}@{version}", "--json"]
-    told = subprocess.run(asked, cwd=place, capture_output=True, text=True, check=True).stdout
+    told = subprocess.run(asked, cwd=place, capture_output=True, text=True, check=True).stdout  # noqa: S603  a version
     found = json.loads(told)
     one = found[0] if isinstance(found, list) else next(iter(found.values()))
     archive = place / Path(one["filename"]).name

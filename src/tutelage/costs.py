@@ -25,31 +25,31 @@ _NOTHING = CompanionWord("")
 # What is read -> how many numbers learn along (or are remembered), and for what.
 FORMULAS: Mapping[str, tuple[str, str]] = {
     "log_variance": ("c_t", "parameters, the variances"),
-    "temperature_parameter": ("1", "parameter"),
+    "temperature_parameter": ("1", "parameters"),
     "reviewed_features": (
         "m · (c_s + 9 · c_t + 6) + 2 · c_t + 2",
-        "parameters for each layer, 4 m + 2 fewer for the earliest; m the width of the student's deepest, at most 512",
+        "parameters for each layer, 4 m + 2 fewer for the earliest, m the width of the student's deepest, at most 512",
     ),
     "calibrated_features": ("c_s · c_t + 10 · c_t² + 6 · c_t", "parameters for each of S · L pairs of layers"),
     "calibration": (
         "2 · d · N_B + 2 · d + 2 · d² + d",
-        "parameters for each of S + L layers; N_B examples in a batch, d = N_B / 4, at least 16",
+        "parameters for each of S + L layers, N_B examples in a batch, d = N_B / 4, at least 16",
     ),
     "regressed": ("c_s · c_t + 2 · c_t", "parameters"),
     "generated_feature": ("c_s · c_t + 18 · c_t² + 4 · c_t", "parameters"),
     "past_probabilities": ("N · C", "numbers in memory"),
-    "judged": ("w · (2 · C + w + 3) + 1", "parameters of a judge, w = 64; it is asked twice"),
+    "judged": ("w · (2 · C + w + 3) + 1", "parameters of a judge, w = 64, which is asked twice"),
     "judged_feature": (
         "w · (c_t + w + 3) + 1",
-        "parameters of a judge, w = 64, and c_s · c_t + c_t where widths differ; it is asked twice",
+        "parameters of a judge, w = 64, which is asked twice, and c_s · c_t + c_t more where widths differ",
     ),
     "exits": (
         "c_s · n + 9 · n² + 4 · n + n · d + d + d · C + C",
-        "parameters of an exit at each place but the last, on maps; d the deepest layer's channels, n = d / 2",
+        "parameters of an exit at each place but the last, on maps, d the deepest layer's channels, n = d / 2",
     ),
     "branches": (
         "c_s · n + n",
-        "parameters of a gate over n branches, beside n − 1 copies of all that lies behind the place, passed as well",
+        "parameters of a gate over n branches, beside n − 1 copies of all that lies behind the place",
     ),
     "contrast": ("d · (c_s + c_t + 2)", "parameters of two embeddings, d = 128, and 2 · N · d numbers in memory"),
     "anchors": ("K · c_t", "numbers in memory, K = 4,096, fewer where there are fewer examples"),
@@ -72,8 +72,7 @@ def told(reads: Sequence[str]) -> str:
     """What must be done for a loss that reads this, beside the student's own pass forward and back."""
     parts = [_of_teacher(reads), *_of_student(reads), *_along(reads)]
     used = set(re.findall(r"\b\w+\b", " ".join(_along(reads))))
-    letters = [f"{letter}: {meaning}" for letter, meaning in _LETTERS.items() if letter in used]
-    return "; ".join(parts) + (f" ({', '.join(letters)})" if letters else "")
+    return "; ".join([*parts, *(f"{letter}: {meaning}" for letter, meaning in _LETTERS.items() if letter in used)])
 
 
 def _of_teacher(reads: Sequence[str]) -> str:
@@ -88,7 +87,11 @@ def _of_teacher(reads: Sequence[str]) -> str:
     layers = [word for word in reads if word.startswith("teacher_feature") or _listens(word) in ("one", "several")]
     if layers:
         several = any(word == "teacher_features" or _listens(word) == "several" for word in layers)
-        return "a pass of the teacher, whose " + ("layers are kept" if several else "layer is kept")
+        kept = {
+            False: "a pass of the teacher, whose layer is kept",
+            True: "a pass of the teacher, whose layers are kept",
+        }
+        return kept[several]
     return "a pass of the teacher, or a row of its store" if "teacher_logits" in reads else "no teacher"
 
 
@@ -112,10 +115,11 @@ def _of_student(reads: Sequence[str]) -> list[str]:
 def _along(reads: Sequence[str]) -> list[str]:
     found = []
     if any(word.startswith("matched_feature") for word in reads):
-        found.append("c_s · c_t + c_t parameters of a linear connector for each layer where widths differ")
+        found.append("parameters of a linear connector for each layer where widths differ: c_s · c_t + c_t")
     for word in reads:
         if word in FORMULAS:
-            found.append(" ".join(FORMULAS[word]))
+            formula, what = FORMULAS[word]
+            found.append(f"{what}: {formula}")
         elif word in COMPANIONS:
             found.append("something learns along or remembers, see what it reads")
     return found
@@ -128,9 +132,10 @@ def measured(name: str) -> str:
         return ""
     extra, memory = facts["extra_ms"][name], facts["extra_mib"].get(name) or 0.0
     more = f"{extra:.1f} ms" if extra >= facts["noise_ms"] else f"less than {facts['noise_ms']:g} ms"
-    beside = f" and {memory:.1f} MiB at its peak" if memory >= facts["noise_mib"] else ""
+    if memory >= facts["noise_mib"]:
+        more = f"{more} and {memory:.1f} MiB at its peak"
     step, what = facts["step_ms"], facts["what"]
-    return f"measured {more}{beside} more than the {step:.1f} ms of a step on labels alone ({what})"
+    return f"measured {more} more than the {step:.1f} ms of a step on labels alone ({what})"
 
 
 @functools.cache

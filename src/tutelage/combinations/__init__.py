@@ -17,26 +17,27 @@ __all__ = ["FAMILIES", "HEADINGS", "Combination", "combinations", "parsed"]
 HEADINGS = ("Equation", "Use", "Defaults", "Cost", "Recipe", "Reference")
 
 # What a reader looks for -> the methods, in the order in which to meet them.
-FAMILIES: Mapping[str, tuple[str, ...]] = {
-    "students who teach each other": ("deep_mutual", "collaborative", "codistillation"),
-    "students taught by earlier students": (
+_FAMILIES = (
+    ("students who teach each other", ("deep_mutual", "collaborative", "codistillation")),
+    ("students taught by earlier students", (
         "mean_teacher", "own_average_sharpened", "teacher_free_self", "born_again", "teacher_assistant",
         "densely_guided",
-    ),
-    "several teachers": (
+    )),
+    ("several teachers", (
         "mean_of_teachers", "weighted_teachers", "random_teacher", "entropy_weighted", "confidence_weighted",
         "gradient_weighted", "distribution_of_teachers",
-    ),
-    "when, and how much": ("early_stopped", "annealing", "warmed_up", "curriculum", "route_of_checkpoints"),
-    "examples and labels": (
+    )),
+    ("when, and how much", ("early_stopped", "annealing", "warmed_up", "curriculum", "route_of_checkpoints")),
+    ("examples and labels", (
         "function_matching", "model_compression", "noisy_student", "stored_views", "sampled_answers", "label_smoothing",
         "class_weighted", "class_balanced", "data_free",
-    ),
-    "several losses together": (
+    )),
+    ("several losses together", (
         "layer_by_layer", "relational", "tiny_bert", "distil_bert", "mini_lm", "gradient_matching", "robust",
-    ),
-    "parts of students, rounds, and users": ("low_rank_adapters", "reused_head", "smallest_enough", "personalised"),
-}  # fmt: skip
+    )),
+    ("parts of students, rounds, and users", ("low_rank_adapters", "reused_head", "smallest_enough", "personalised")),
+)  # fmt: skip
+FAMILIES: Mapping[str, tuple[str, ...]] = dict(_FAMILIES)
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,8 +69,9 @@ def _size(term: Term, around: Around) -> int:
 def _width(shape: Shape, whose: str) -> int:
     if len(shape) != 2:
         raise ModelError(
-            f"a queue keeps one vector for each example, and {whose} layer puts out something else",
-            given=shown(shape), expected="(B, D)", fix="listen where the output is pooled, such as net.dropout",
+            "a queue keeps one vector for each example, and this layer puts out something else",
+            given=f"{whose} {shown(shape)}", expected="(B, D)",
+            fix="listen where the output is pooled, such as net.dropout",
         )  # fmt: skip
     return shape[1]
 
@@ -100,7 +101,7 @@ class Anchors(Companion):
             ModelError: the teacher's layer puts out no vectors.
         """
         ((_, theirs),) = shapes_of(term, ours, around)
-        return cls(term.places[0], _width(theirs, "the teacher's"), _size(term, around))
+        return cls(term.places[0], _width(theirs, "teacher"), _size(term, around))
 
     def forward(self, ours: Outputs, seen: Seen) -> Tensor:
         """(K, D), of length 1, NaN in rows that are not filled yet."""
@@ -132,7 +133,7 @@ class TwinAnchors(Companion):
             ModelError: a layer puts out no vectors.
         """
         ((mine, theirs),) = shapes_of(term, ours, around)
-        widths = _width(mine, "the student's"), _width(theirs, "the teacher's")
+        widths = _width(mine, "student"), _width(theirs, "teacher")
         return cls(term.places[0], widths, _size(term, around))
 
     def forward(self, ours: Outputs, seen: Seen) -> list[Tensor]:

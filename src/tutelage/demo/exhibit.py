@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ __all__ = ["Exhibit", "Picked", "prepare"]
 
 _CALIBRATION = 256  # training examples on which int8 finds its ranges
 _COMPARED = 512  # examples on which a file is compared with its model
-_EACH = 12  # test images on which student and teacher differ, and as many on which they agree
+_EACH = 10  # test images on which student and teacher differ, and as many on which they agree
 
 
 @final

@@ -118,7 +118,7 @@ function verdict() {
   const both = mine !== undefined && theirs !== undefined;
   const same = both && best.student === best.teacher;
   at("verdict").className = `card verdict tone-${!both ? "none" : same ? "gain" : "worse"}`;
-  at("verdict").textContent = same ? say("same", mine) : both ? say("differ", mine, theirs) : say("alone", mine ?? "…");
+  at("said").textContent = same ? say("same", mine) : both ? say("differ", mine, theirs) : say("alone", mine ?? "…");
 }
 
 function forget() {
@@ -134,7 +134,7 @@ function forget() {
     at(whose).setAttribute("aria-busy", "false");
   }
   at("verdict").className = "card verdict tone-none";
-  at("verdict").textContent = words.empty;
+  at("said").textContent = words.empty;
 }
 
 // Take up an image: pixels (C, H, W) in [0, 1].
@@ -144,7 +144,7 @@ function take(found, { truth = "", pressed = null, empty = false } = {}) {
   clearTimeout(rest);
   trouble("");
   paint(at("seen").getContext("2d"), pixels, facts.shape);
-  at("truth").textContent = truth;
+  for (const id of ["truth", "also"]) at(id).textContent = truth;
   for (const one of document.querySelectorAll(".strip button")) {
     one.setAttribute("aria-pressed", String(one === pressed));
   }

@@ -44,6 +44,7 @@ def shown(exhibit: Exhibit) -> dict[str, Shown]:
     found = {
         "/": Shown(page, "text/html; charset=utf-8"),
         "/page.css": Shown(style + b"\n" + own.joinpath("page.css").read_bytes(), "text/css; charset=utf-8"),
+        "/icon.svg": Shown(own.joinpath("icon.svg").read_bytes(), "image/svg+xml"),
         "/page.mjs": Shown(own.joinpath("page.mjs").read_bytes(), _SCRIPT),
         "/canvas.mjs": Shown(own.joinpath("canvas.mjs").read_bytes(), _SCRIPT),
         "/facts.json": Shown(json.dumps(_facts(exhibit), ensure_ascii=False).encode(), "application/json"),
@@ -72,7 +73,7 @@ def _page(exhibit: Exhibit) -> str:
         tag("meta", charset="utf-8"),
         tag("meta", name_="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name_="color-scheme", content="light dark"),
-        tag("link", rel="icon", href="data:,"),
+        tag("link", rel="icon", href="/icon.svg"),
         tag("link", rel="stylesheet", href="/page.css"),
         tag("title", f"{exhibit.run} – try it"),
         tag("script", src="/page.mjs", type="module"),
@@ -80,7 +81,7 @@ def _page(exhibit: Exhibit) -> str:
     body = tag(
         "body",
         tag("header", _header(exhibit)),
-        tag("main", _trouble(exhibit), tag("div", _input(exhibit), _answers(exhibit), class_="desk"), _tests(exhibit)),
+        tag("main", _trouble(exhibit), _tests(exhibit), tag("div", _input(exhibit), _answers(exhibit), class_="desk")),
         tag("footer", _footer()),
         _words(),
     )
@@ -195,10 +196,13 @@ def _answers(exhibit: Exhibit) -> Safe:
     )  # fmt: skip
     return tag(
         "div",
-        tag("p", "Starting …", id="verdict", class_="card verdict tone-none", role="status"),
+        tag(
+            "p", tag("span", "Starting …", id="said"), tag("span", id="also", class_="note"), id="verdict",
+            class_="card verdict tone-none", role="status",
+        ),
         tag("div", student, teacher, class_="two"),
         class_="answers",
-    )
+    )  # fmt: skip
 
 
 def _answer(whose: str) -> Safe:
@@ -213,29 +217,31 @@ def _answer(whose: str) -> Safe:
 def _tests(exhibit: Exhibit) -> Safe:
     differ = sum(one.teacher != one.student for one in exhibit.picked)
     groups = [
-        ("Teacher and student differ", "The first of the test part, by what the run saved.", 0, differ),
-        ("Teacher and student agree", "Classes in turn.", differ, len(exhibit.picked)),
+        ("Teacher and student differ", 0, differ),
+        ("Teacher and student agree", differ, len(exhibit.picked)),
     ]
     return tag(
         "section",
         tag("h2", "Test images"),
-        tag("p", "Neither model has learned from these. Under each stands its true class.", class_="lead"),
-        [
-            tag(
-                "div", tag("h3", title), tag("p", words, class_="note"),
-                tag("ul", class_="strip", data_from=start, data_to=end), class_="card",
-            )
-            for title, words, start, end in groups if end > start
-        ],
-        class_="tests",
+        tag(
+            "div",
+            [
+                tag("div", tag("h3", title), tag("ul", class_="strip", data_from=start, data_to=end))
+                for title, start, end in groups if end > start
+            ],
+            class_="groups",
+        ),
+        tag("p", "Neither model learned from these. Each stands over its true class.", class_="note"),
+        class_="card tests",
     )  # fmt: skip
 
 
 def _footer() -> Safe:
     return tag(
         "p",
-        "Times are medians of calls with one image. A browser and PyTorch are two programs, so the report’s times, which "
-        f"were taken side by side, compare better. tutelage {__version__}; onnxruntime-web by Microsoft, MIT licence.",
+        "Times are medians of calls with one image. A browser and PyTorch are two programs, so the report’s times, "
+        "which were taken side by side, compare better. "
+        f"tutelage {__version__}; onnxruntime-web by Microsoft, MIT licence.",
     )
 
 
@@ -245,7 +251,7 @@ def _words() -> Safe:
         "same": tag("span", "Both say {0}."),
         "differ": tag("span", "They differ: the student says {0}, the teacher {1}."),
         "alone": tag("span", "The student says {0}."),
-        "truth": tag("span", "true class: {0}"),
+        "truth": tag("span", "True class: {0}."),
         "calls": tag("span", "median of {0} calls in this browser, one thread"),
         "served": tag("span", "median of {0} calls in the program that serves this page"),
         "empty": tag("span", "Draw something, or choose an image below."),

@@ -127,7 +127,7 @@ def compress_two_queues(
     tau: float = 0.04,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Compression of embeddings (CompRess, 2q): each among its own anchors; (B, D_s), (B, D_t), a list of two (K, D) → ().
+    """Compression of embeddings (CompRess, 2q): each among its own anchors; (B, D_s), (B, D_t), two (K, D) → ().
 
     Equation:
         mean over i of KL(p_i ‖ q_i),  p_i = softmax(t_i · a / τ) over the teacher's anchors a,
@@ -177,8 +177,8 @@ def compress_two_queues(
         )
     if mask is not None:
         student, teacher = blanked(student, mask), blanked(teacher, mask)
-    log_p = _log_alike(teacher, theirs, tau, "the teacher's anchors")
-    return _divergence(log_p, _log_alike(student, ours, tau, "the student's anchors"), mask)
+    log_p = _log_alike(teacher, theirs, tau, "twin_anchors[0]")
+    return _divergence(log_p, _log_alike(student, ours, tau, "twin_anchors[1]"), mask)
 
 
 def self_consistent(

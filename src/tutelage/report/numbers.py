@@ -126,6 +126,15 @@ def plural(number: int, word: str) -> str:
     return f"{number:,} {word}" if number == 1 else f"{number:,} {word}{'es' if word.endswith('s') else 's'}"
 
 
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines with the first column to the left and all others to the right."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
+
+
 def size(byte_count: float | None) -> str:
     """`1536` -> `1.5 KiB`."""
     return MISSING if byte_count is None else human_bytes(byte_count)

@@ -91,7 +91,7 @@ class Bench:
 
     def summary(self) -> str:
         """Tables for a person: what the models are, and what a call costs at every batch size."""
-        lines = _columns([["model", "parameters", "mult.-adds", "file"], *(_kept(model) for model in self.models)])
+        lines = numbers.columns([["model", "parameters", "mult.-adds", "file"], *(_kept(model) for model in self.models)])
         for index, first in enumerate(self.models[0].latency):
             lines += ["", f"batch {first.batch}, {numbers.plural(first.n, 'call')} each", *self._asked(index)]
         lines += self._cold()
@@ -107,7 +107,7 @@ class Bench:
         energy = "energy (estimate)" if estimated else "energy"
         head = ["model", "p50 ms", "95 %", "p90", "p95", "faster", "95 %", "memory", energy]
         body = [[model.name, *_spent(row)] for model, row in zip(self.models, rows, strict=True)]
-        return _columns([head, *body])
+        return numbers.columns([head, *body])
 
     def _cold(self) -> list[str]:
         rows = [
@@ -118,7 +118,7 @@ class Bench:
         if not rows:
             return []
         head = ["model", "import ms", "load ms", "first answer ms", "process"]
-        return ["", f"cold start, medians of {_COLD_STARTS}", *_columns([head, *rows])]
+        return ["", f"cold start, medians of {_COLD_STARTS}", *numbers.columns([head, *rows])]
 
 
 def _kept(model: Timed) -> list[str]:
@@ -135,15 +135,6 @@ def _spent(row: Latency) -> list[str]:
         ratio, within = f"{row.speed_ratio:.2f}×", f"{row.speed_low:.2f}…{row.speed_high:.2f}"
     energy = numbers.MISSING if row.energy is None else f"{numbers.significant(row.energy.joules)} J"
     return [p50, f"{low}…{high}", p90, p95, ratio, within, numbers.size(row.peak_bytes), energy]
-
-
-def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines with the first column to the left and all others to the right."""
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    ]
 
 
 def bench_run(

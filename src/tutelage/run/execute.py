@@ -26,6 +26,7 @@ from tutelage.run.alignment import aligned
 from tutelage.run.answers import answering
 from tutelage.run.arms import check_companions, check_learning
 from tutelage.run.cohorts import Workshop, torch_settings
+from tutelage.run.exports import export_students, rehearse
 from tutelage.run.folder import RunFolder, check_place
 from tutelage.run.heads import filled, headed
 from tutelage.run.job import Job, job_of_recipe
@@ -153,6 +154,7 @@ def _under_way(job: Job, folder: RunFolder, device: Device, *, quiet: bool, comm
 def _run(job: Job, shop: Workshop, started: float, command: str) -> Run:
     folder = shop.folder
     students = _build_early(job)
+    rehearse(job, students)
     teacher = obtain_teacher(job, shop)
     job = replace(job, students=filled(job.students, teacher.module, job.splits.train))
     _same_teacher(folder, teacher)
@@ -164,6 +166,7 @@ def _run(job: Job, shop: Workshop, started: float, command: str) -> Run:
     answers, recorded = answering(job, shop, teacher)
     for number, seed in enumerate(job.seeds, 1):
         train_seed(job, shop, seed, hand=teacher, answers=answers, recorded=recorded)
+        export_students(job, shop, seed)
         folder.tell(f"seed {seed} done ({number} of {len(job.seeds)})")
     shop.device.barrier()
     if shop.device.rank != 0:

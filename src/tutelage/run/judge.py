@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from tutelage import evaluation
 from tutelage.data import Examples, Splits, leaks
-from tutelage.evaluation.cost import Latency, latency, multiply_adds, parameters
+from tutelage.evaluation.cost import Latency, multiply_adds, parameters
 from tutelage.evaluation.predict import ask, predict
+from tutelage.export import RunnerModule, open_artifact
 from tutelage.files import sha256
 from tutelage.models import load_weights
 from tutelage.objective import Objective, Term, title_of
@@ -24,6 +25,7 @@ from tutelage.report import write_report
 from tutelage.run.armplan import ArmPlan
 from tutelage.run.cohorts import Workshop
 from tutelage.run.evalfiles import Kept, KeptTask, write_eval_file
+from tutelage.run.exports import export_rows, kept_formats, refusals, side_by_side
 from tutelage.run.job import Job
 from tutelage.run.pictures import forgotten_pictures
 from tutelage.run.robust import Attacks
@@ -56,21 +58,26 @@ def judge(job: Job, shop: Workshop, teacher: TeacherInHand, *, wall_seconds: flo
     learned: dict[str, int | None] = {}
     for name, plan in job.arms.items():
         learned[name] = learned_of(student_file(folder, name, job.seeds[0]))
-        for how in ("", *job.compress):
+        exported = kept_formats(job, folder, name)
+        for how in ("", *job.compress, *exported):
             students = []
             for seed in job.seeds:
                 shop.signals.check()
                 one, student = _judge_student(job, shop, attacks, name, seed, how)
                 students.append(one)
-                if not how:  # a format changes the file, not the arithmetic: it is as fast
+                if not how:  # a compression changes the file, not the arithmetic: it is as fast
                     timed.setdefault(name, student)
+            if how in exported and job.latency:
+                file = student_file(folder, name, job.seeds[0], how)
+                timed[f"{name}.{how}"] = RunnerModule(open_artifact(file, threads=1, trust=True))
             arms.append(_arm(name, plan, how, students, learned[name]))
     times: Mapping[str, Sequence[Latency]] = {}
     if job.latency:
         models = {"teacher": module, **timed} if module is not None else timed
         # Timed where they will most likely run: on the CPU, whatever trained them.
         batch = next(iter(shop.plain(test))).inputs["x"][:_TIMED].cpu()
-        times = latency({name: model.to("cpu") for name, model in models.items()}, batch, reference="teacher")
+        times = side_by_side({name: model.to("cpu") for name, model in models.items()}, batch, reference="teacher")
+    exports = export_rows(job, folder)
     report = evaluation.scorecard(
         labels=test.targets.numpy(),
         ids=test.ids.numpy(),
@@ -89,7 +96,7 @@ def judge(job: Job, shop: Workshop, teacher: TeacherInHand, *, wall_seconds: flo
             answers=_answers(shop.folder.manifest),
         ),
         latency=times,
-        warnings=attacks.notices,
+        warnings=[*attacks.notices, *refusals(exports)],
         teacher_val_accuracy=teacher.val_accuracy,
         val_labels=job.splits.val.targets.numpy(),
         train_labels=train_sample(job.splits).targets.numpy(),
@@ -101,6 +108,8 @@ def judge(job: Job, shop: Workshop, teacher: TeacherInHand, *, wall_seconds: flo
     report["pictures"] = forgotten_pictures(test, report["summary"]["forgotten"]["ids"], said)
     if found := {name: count for name, count in learned.items() if count is not None}:
         report["learned"] = found
+    if exports:
+        report["exports"] = exports
     if teacher.members:
         report["teachers"] = _members(teacher)
     if "energy" in shop.folder.manifest:
@@ -167,10 +176,14 @@ def _judge_student(
     # Built anew and loaded: what is judged is the file, not what happens to be in memory.
     with torch.random.fork_rng():
         student = job.students[job.arms[name].student].anew()
-    load_weights(student, path)
+    load_weights(student, student_file(shop.folder.path, name, seed) if how in job.export else path)
     student.to(shop.device.device).eval()
     kept = f"{name}.{how}-seed-{seed}" if how else f"{name}-seed-{seed}"
-    answers = _answers_of(job, shop, kept, lambda part: predict(student, part, shop.device.device))
+    if how in job.export:  # of which only its own runtime can say what it answers
+        runner = RunnerModule(open_artifact(path, threads=job.threads, trust=True))
+        answers = _answers_of(job, shop, kept, lambda part: predict(runner, part, torch.device("cpu")))
+    else:
+        answers = _answers_of(job, shop, kept, lambda part: predict(student, part, shop.device.device))
     judged = evaluation.Judged(
         logits=answers["test"].main,
         parameters=parameters(student),
@@ -182,7 +195,7 @@ def _judge_student(
         val_logits=answers["val"].main,
         train_logits=answers["train"].main,
         multiply_adds=_multiply_adds(job, shop, student),
-        robust=attacks(kept, student),
+        robust=None if how in job.export else attacks(kept, student),  # which takes gradients
         tasks=answers["test"].further,
     )
     return judged, student

@@ -48,6 +48,7 @@ def distill(
     teacher_epochs: int | None = None,
     store: str | Mapping[str, Any] | None = None,
     compress: Sequence[str] = (),
+    export: Sequence[str] = (),
     device: str = "auto",
     overwrite: bool = False,
     quiet: bool = False,
@@ -72,6 +73,8 @@ def distill(
         store: "auto", or keys of a recipe's `teacher.store` such as {"views": 4, "codec": "fp16"}: ask the teacher once
             and keep its answers on disk.
         compress: formats in which every student's weights are also written and judged: "fp16", "int8".
+        export: formats of files that run without tutelage, in which every student is also written, compared with its
+            model and judged: "onnx", "onnx-int8", "torch".
         device: auto, cpu, cuda, cuda:N or mps.
         overwrite: remove what an earlier run left in `out`.
         quiet: no progress.
@@ -113,6 +116,8 @@ def distill(
     }
     if compress:
         record["compress"] = list(compress)
+    if export:
+        record["export"] = list(export)
     kept = None
     if store is not None:
         spec = store_settings({} if store == "auto" else store)
@@ -124,7 +129,7 @@ def distill(
     job = Job(
         name="python", config=text, seeds=tuple(seeds), splits=splits, views=views or Views(), teacher=plan,
         students=plans, arms=arms_of(plans, chosen), train=settings, device=device, compress=tuple(compress),
-        store=kept,
+        export=tuple(export), store=kept,
     )  # fmt: skip
 
     def differences(before: str) -> list[str]:

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from tutelage.errors import DamagedError, DataError, InputError, MismatchError, nearest
 from tutelage.evaluation import metrics
-from tutelage.files import read_json
+from tutelage.files import read_json, read_text
+from tutelage.recipe import Recipe, from_text
 from tutelage.run.evalfiles import read_eval_file
 from tutelage.run.execute import read_report
 
-__all__ = ["Side", "finished_arm", "read_side", "refuse_folds", "same_questions"]
+__all__ = ["Side", "finished_arm", "read_side", "recipe_of", "refuse_folds", "same_questions"]
 
 
 @final
@@ -73,6 +74,22 @@ def refuse_folds(home: Path, report: Mapping[str, Any]) -> None:
             expected="the folder of one run",
             fix=f"name a fold, such as {home / 'fold-1'}",
         )
+
+
+def recipe_of(home: Path) -> Recipe:
+    """The recipe by which a run was made.
+
+    Raises:
+        InputError: it was made in Python, and its folder does not say by what.
+        RecipeError, DamagedError: the recipe is not what the run wrote.
+    """
+    text = read_text(home / "config.yaml")
+    if all(line.startswith("#") for line in text.splitlines() if line.strip()):
+        raise InputError(
+            f"the run in {home} was made in Python, so its folder does not say where its data and teacher are",
+            expected="a run of a recipe", fix="write it as a recipe: `tutelage recipes` lists examples",
+        )  # fmt: skip
+    return from_text(text, str(home / "config.yaml"))
 
 
 def read_side(asked: Path | str) -> Side:

@@ -1,0 +1,81 @@
+"""Pictures that came over the wire become inputs, by the rules that the pictures of a data set go by."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tutelage.data import images
+from tutelage.errors import MismatchError
+from tutelage.serve.refusals import RefusedError
+
+__all__ = ["read_pictures"]
+
+_FORMATS = ("PNG", "JPEG")
+
+
+def read_pictures(files: Sequence[bytes], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """PNG or JPEG files as (B, C, H, W) in [0, 1], upright, grey or RGB as the model wants them.
+
+    Where the model's inputs are square, a picture of another size is scaled until its shorter side fits, and cut to a
+    square around its middle, as `data.image_size` does it.
+
+    Args:
+        files: their contents.
+        shape: (C, H, W) of the model.
+
+    Raises:
+        RefusedError: 422, one is no picture, damaged, of another size or too large; all together may not have more
+            pixels than one alone.
+    """
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise RefusedError(
+            422, "this model does not take pictures", given=f"{len(files)} pictures", expected=f"inputs of shape {shape}",
+            fix="send numbers: JSON with `inputs`, or float32 as application/octet-stream",
+        )  # fmt: skip
+    left, found = images._MOST_PIXELS, list[NDArray[np.uint8]]()
+    with images._strict():
+        for number, file in enumerate(files):
+            try:
+                picture, pixels = _decoded(file, shape, left)
+            except images._UnusableError as error:
+                raise RefusedError(
+                    422, f"picture {number} cannot be used", given=str(error), expected="a whole PNG or JPEG file"
+                ) from None
+            left -= pixels
+            found.append(picture)
+    return np.concatenate(found).astype(np.float32) / np.float32(255.0)
+
+
+def _decoded(file: bytes, shape: tuple[int, ...], left: int) -> tuple[NDArray[np.uint8], int]:
+    """One picture as (1, C, H, W) bytes, and how many pixels it had."""
+    from PIL import Image, UnidentifiedImageError
+
+    channels, height, width = shape
+    try:
+        with Image.open(io.BytesIO(file), formats=_FORMATS) as image:
+            images._refuse_odd_kinds(image)
+            pixels = image.width * image.height
+            if pixels > left:
+                raise images._UnusableError(f"more than {images._MOST_PIXELS:,} pixels in one request")
+            image.verify()  # sums of chunks, which loading alone does not check; the image is used up by it
+        with Image.open(io.BytesIO(file), formats=_FORMATS) as image:
+            image.load()
+            found = images._upright(image, height if height == width else None)
+    except images._UnusableError:
+        raise
+    except UnidentifiedImageError:
+        raise images._UnusableError("neither PNG nor JPEG") from None
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise images._UnusableError(f"more than {images._MOST_PIXELS:,} pixels") from None
+    except Exception as error:  # a damaged file can make a decoder raise almost anything
+        raise images._UnusableError(f"damaged: {str(error) or type(error).__name__}") from None
+    if found.shape[:2] != (height, width):
+        raise images._UnusableError(f"{found.shape[1]}×{found.shape[0]} pixels, where the model takes {width}×{height}")
+    try:
+        return images.stack([found], channels=channels), pixels
+    except MismatchError as error:  # pragma: no cover  one picture cannot differ from itself
+        raise images._UnusableError(str(error)) from None
