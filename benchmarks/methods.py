@@ -355,18 +355,16 @@ def run(options: argparse.Namespace) -> Results:
     results.facts["train"], results.facts["steps"] = len(job.splits.train), options.epochs
     write_json(root / "methods.json", vars(results))
     if options.costs:
-        what = f"{options.source}, cnn of width 8, batches of 128, one CPU thread"
-        write_json(Path(options.costs), costs(results, what))
+        write_json(Path(options.costs), costs(results))
     return results
 
 
-def costs(results: Results, what: str) -> dict[str, Any]:
+def costs(results: Results) -> dict[str, Any]:
     """What a step of each method that is one loss costs beyond one of `scratch`, as `tutelage methods` reads it."""
     single = [method.name for method in METHODS if [term["loss"] for term in method.terms] == [method.name]]
     alone = sorted(set(single) & set(results.seconds))
     memory = {name: size for name in alone if (size := results.bytes.get(name)) is not None}
     return {
-        "what": what,
         "step_ms": round(1e3 * results.facts["step_seconds"]["scratch"], 2),
         "noise_ms": 0.3,
         "noise_mib": 0.5,

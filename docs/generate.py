@@ -50,7 +50,7 @@ def methods() -> str:
         defaults = re.search(r"^Defaults: (.*)$", entry.text, re.MULTILINE)
         lines += [f"Defaults: `{defaults.group(1) if defaults else 'none'}`.", ""]
         # What was measured is said once, at the top.
-        cost = re.search(r"^Cost: (.*?)( \(fashion-mnist.*)?$", entry.text, re.MULTILINE)
+        cost = re.search(r"^Cost: (.*?)( \(cnn of width.*)?$", entry.text, re.MULTILINE)
         lines += [f"Cost: {cost.group(1) if cost else ''}.", ""]
         lines += [f"Returns: {' '.join(parts['Returns'].split())}", ""]
         lines += [f"Source: {' '.join(parts['Reference'].split('Reads:')[0].split())}"]

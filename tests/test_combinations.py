@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shlex
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -328,14 +330,31 @@ def test_what_a_loss_costs_follows_from_what_it_reads(name: str, says: str) -> N
 
 def test_measured_costs_are_those_of_losses_and_stand_in_their_cards() -> None:
     assert set(costs._measured()["extra_ms"]) <= set(losses.__all__)
-    facts = {"what": "a net", "step_ms": 8.17, "noise_ms": 0.3, "noise_mib": 0.5}
+    facts: dict[str, Any] = {"step_ms": 8.17, "noise_ms": 0.3, "noise_mib": 0.5}
     facts |= {"extra_ms": {"slow": 3.16, "quick": -0.1}, "extra_mib": {"slow": 19.9, "quick": 0.4}}
-    beyond = "more than the 8.2 ms of a step on labels alone (a net)"
+    beyond = "more than the 8.2 ms of a step on labels alone (cnn of width 8, batches of 128 pictures, one CPU thread)"
     with mock.patch.object(costs, "_measured", return_value=facts):
         assert costs.measured("slow") == f"measured 3.2 ms and 19.9 MiB at its peak {beyond}"
         assert costs.measured("quick") == f"measured less than 0.3 ms {beyond}"
         assert costs.measured("unknown") == ""
         assert costs.cost("quick", ["student_logits"]).startswith("no teacher; measured less")
+
+
+def test_what_the_benchmark_measured_is_what_cards_read() -> None:
+    file = Path(__file__).resolve().parents[1] / "benchmarks" / "methods.py"
+    spec = importlib.util.spec_from_file_location("benchmark_of_costs", file)
+    assert spec is not None
+    assert spec.loader is not None
+    benchmark = importlib.util.module_from_spec(spec)
+    with mock.patch.dict(sys.modules, {spec.name: benchmark}):  # dataclasses look their module up
+        spec.loader.exec_module(benchmark)
+        results = benchmark.Results(1, 0.9, facts={"step_seconds": {"scratch": 0.008167}})
+        results.seconds |= {"scratch": 0.0, "hint": 0.00392, "soft_target_t1": 0.1, "attention_transfer": 0.1}
+        results.bytes |= {"scratch": 0, "hint": 22 * 2**20, "attention_transfer": None}
+        found = benchmark.costs(results)
+    # One loss at one temperature: what stands for several terms is no figure for a loss.
+    assert (found["extra_ms"], found["extra_mib"], found["step_ms"]) == ({"hint": 3.92}, {"hint": 22.0}, 8.17)
+    assert set(found) == set(costs._measured())
 
 
 WIDE, NARROW, CLASSES, ROWS = 12, 8, 10, 64

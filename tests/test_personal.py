@@ -21,7 +21,7 @@ from tutelage import losses
 from tutelage.data import Examples, Splits, load
 from tutelage.data.users import Users, artificial_users, given_users, mixtures, read_users
 from tutelage.errors import DamagedError, DataError, InputError, TutelageError
-from tutelage.models import ModelSpec, build, load_weights
+from tutelage.models import ModelSpec, build, load_weights, save_weights
 from tutelage.objective import Term
 from tutelage.recipe import from_mapping
 from tutelage.run import Personal, load_student, personalise, run_recipe
@@ -287,6 +287,38 @@ def test_only_the_named_layers_learn(run: Path, tmp_path: Path) -> None:
         learned = json.loads((place / "student.json").read_text())["learned"]
         assert learned == sum(value.numel() for name, value in own.items() if name.startswith("net.head."))
     assert "`net.head`" in (found.folder / "README.md").read_text()
+
+
+def test_a_compressed_student_that_began_with_weights_is_shared_as_its_file_is(
+    tmp_path: Path, digits: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mean, std = statistics(digits.train)
+    sizes = {"width": 16, "depth": 1, "heads": 2, "patch": 4}
+    known = build(ModelSpec("transformer", sizes, None), input_shape=(1, 8, 8), classes=10, mean=mean, std=std)
+    with torch.no_grad():
+        known.get_parameter("net.positions").fill_(3.0)  # far from what chance draws
+    save_weights(known, tmp_path / "known.safetensors")
+    student = {"model": "transformer", "args": sizes, "weights": str(tmp_path / "known.safetensors")}
+    recipe = from_mapping(TINY | {"student": student, "compress": ["int8"], "seeds": [1]}, ["train.epochs=1"])
+    run = run_recipe(recipe, tmp_path / "run", quiet=True)
+    asked: set[tuple[str, str]] = set()
+
+    def loading(folder: Path, *, compression: str = "", trust: bool = False) -> Any:
+        asked.add((folder.relative_to(tmp_path).parts[0], compression))
+        return load_student(folder, compression=compression, trust=trust)
+
+    monkeypatch.setattr(sys.modules["tutelage.run.personal"], "load_student", loading)
+    found = personalise(f"{run.folder}:distilled.int8", tmp_path / "out", **ONE, train=["net.head"], scratch=True)
+    shared = load_student(run.student("distilled", 1), compression="int8").state_dict()
+    own = load_file(found.student("1", "local") / "student.safetensors")
+    # The positions are a parameter of the net itself, which holds the head as well.
+    assert {name for name in own if not torch.equal(own[name], shared[name])} == {"net.head.weight", "net.head.bias"}
+    scratch = load_file(found.student("1", "scratch") / "student.safetensors")
+    assert float(scratch["net.positions"].abs().max()) < 1 < 2 < float(own["net.positions"].min())
+    kept = np.load(run.folder / "eval" / "distilled.int8-seed-1.npz")
+    right = kept["logits"].argmax(1) == kept["labels"]
+    assert found.result["means"]["shared"]["all"]["value"] == pytest.approx(right.mean(), abs=1e-12)
+    assert asked == {("run", "int8"), ("out", "")}
 
 
 def test_the_shared_student_can_be_the_anchor_and_then_no_teacher_is_needed(run: Path, tmp_path: Path) -> None:

@@ -134,8 +134,8 @@ def measured(name: str) -> str:
     more = f"{extra:.1f} ms" if extra >= facts["noise_ms"] else f"less than {facts['noise_ms']:g} ms"
     if memory >= facts["noise_mib"]:
         more = f"{more} and {memory:.1f} MiB at its peak"
-    step, what = facts["step_ms"], facts["what"]
-    return f"measured {more} more than the {step:.1f} ms of a step on labels alone ({what})"
+    step = f"the {facts['step_ms']:.1f} ms of a step on labels alone"
+    return f"measured {more} more than {step} (cnn of width 8, batches of 128 pictures, one CPU thread)"
 
 
 @functools.cache

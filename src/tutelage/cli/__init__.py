@@ -20,11 +20,13 @@ from tutelage.cli.compare import compare
 from tutelage.cli.crossval import crossval
 from tutelage.cli.demo import demo
 from tutelage.cli.evaluate import evaluate
+from tutelage.cli.export import export
 from tutelage.cli.group import Commands
 from tutelage.cli.iterate import iterate
 from tutelage.cli.options import how_to_run, place, typed, what_to_run
 from tutelage.cli.personalise import personalise
 from tutelage.cli.report import report
+from tutelage.cli.serve import serve
 from tutelage.cli.synthesize import synthesize
 from tutelage.errors import INTERNAL_FAULT, InputError, TutelageError, nearest
 
@@ -65,9 +67,11 @@ cli.add_command(compare)
 cli.add_command(crossval)
 cli.add_command(demo)
 cli.add_command(evaluate)
+cli.add_command(export)
 cli.add_command(iterate)
 cli.add_command(personalise)
 cli.add_command(report)
+cli.add_command(serve)
 cli.add_command(synthesize)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import webbrowser
 
 import click
@@ -40,9 +41,14 @@ def demo(run: str, seed: int | None, port: int, no_browser: bool, threads: int, 
         click.echo(lang.say(f"notice: {notice}"), err=True)
     with Server(exhibit, port=port) as server:
         click.echo(lang.say(f"open {server.address} (Ctrl-C ends it)"))
-        if not no_browser:
-            webbrowser.open(server.address)
+        serving = threading.Thread(target=server.serve_forever, daemon=True)
+        serving.start()
         try:
-            server.serve_forever()
+            if not no_browser:
+                webbrowser.open(server.address)  # where that is a browser in this terminal, it stays until it is left
+            while serving.is_alive():
+                serving.join(0.5)  # which lets Ctrl-C through on every system
         except KeyboardInterrupt:
             click.echo(lang.say("the demo is over"), err=True)
+        finally:
+            server.shutdown()

@@ -139,5 +139,5 @@ class TwinAnchors(Companion):
     def forward(self, ours: Outputs, seen: Seen) -> list[Tensor]:
         """[(K, D) of the teacher, (K, D) of the student], as in `Anchors`."""
         theirs = feature_at(seen.told.features, self.place.teacher, "the teacher")
-        mine = feature_at(ours.features, self.place.student, "the student").detach()
+        mine = feature_at(ours.features, self.place.student, "the student")
         return [self.teacher.put(theirs), self.student.put(mine)]

@@ -12,7 +12,8 @@ const words = Object.fromEntries(
 );
 const say = (key, ...gaps) => words[key].replace(/\{(\d)\}/g, (_, number) => gaps[number]);
 
-let facts, sheet, pixels, session;
+let facts, sheet, pixels;
+let session; // the promise of the one that was chosen
 let turn = 0; // of the image now shown; an answer to an earlier one is dropped
 let rest = 0;
 let queue = Promise.resolve(); // a session answers one question at a time
@@ -39,16 +40,21 @@ function open(key) {
   return sessions.get(key);
 }
 
-function ask(values) {
-  const input = new ort.Tensor("float32", values, [1, ...facts.shape]);
-  const asked = queue.then(async () => (await session.run({ input })).logits.data);
+// The logits of an image; nothing where another one was taken up before its turn came.
+function ask(values, mine) {
+  const asked = queue.then(async () => {
+    const own = await session;
+    if (mine !== turn) return null;
+    const input = new ort.Tensor("float32", values, [1, ...facts.shape]);
+    return (await own.run({ input })).logits.data;
+  });
   queue = asked.catch(() => {});
   return asked;
 }
 
 async function student(mine) {
-  const logits = await ask(pixels);
-  if (mine !== turn) return;
+  const logits = await ask(pixels, mine);
+  if (!logits || mine !== turn) return;
   answer("student", [...logits].slice(0, facts.classes.length));
 }
 
@@ -57,7 +63,7 @@ async function time(mine) {
   let whole = 0;
   while (spent.length < FEWEST || (spent.length < MOST && whole < ENOUGH)) {
     const begun = performance.now();
-    await ask(values);
+    await ask(values, mine);
     spent.push(performance.now() - begun);
     whole += spent.at(-1);
     if (mine !== turn) return;
@@ -165,6 +171,7 @@ function take(found, { truth = "", pressed = null, empty = false } = {}) {
 
 async function upload(file) {
   if (!file) return;
+  if (file.size > facts.most_bytes) return trouble(say("large", facts.most_bytes / 2 ** 20));
   try {
     const found = await post("/image", await file.arrayBuffer());
     const values = new Float32Array(await found.arrayBuffer());
@@ -248,7 +255,9 @@ function controls() {
     });
   }
   for (const one of document.querySelectorAll("[name=format]")) {
-    one.addEventListener("change", () => choose(one.value).then(() => best.student !== undefined && take(pixels, shown())));
+    one.addEventListener("change", () => {
+      choose(one.value).then(() => best.student !== undefined && take(pixels, shown()), () => {});
+    });
   }
 }
 
@@ -258,9 +267,9 @@ function shown() {
 }
 
 async function choose(key) {
+  session = open(key);
   try {
-    session = await open(key);
-    document.body.dataset.format = key;
+    await session;
   } catch (error) {
     trouble(say("unstarted", error.message));
     throw error;
@@ -285,11 +294,14 @@ async function start() {
       take(sheet.read());
     });
   });
+  pixels = sheet.read();
+  const chosen = choose(document.querySelector("[name=format]:checked").value);
   controls();
   strip(new Float32Array(await (await fetch("/tests")).arrayBuffer()));
-  await choose(document.querySelector("[name=format]:checked").value);
-  take(sheet.read(), { empty: true });
-  document.querySelector(".strip button")?.click();
+  await chosen;
+  const first = document.querySelector(".strip button");
+  if (!turn && first) first.click(); // unless somebody was faster
+  else if (!turn) take(pixels, { empty: true });
   document.body.dataset.state = "ready";
 }
 

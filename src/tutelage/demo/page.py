@@ -10,13 +10,14 @@ from typing import Any, final
 
 from tutelage import __version__, lang
 from tutelage.demo.exhibit import Exhibit
+from tutelage.demo.picture import MOST_BYTES
 from tutelage.report import numbers
 from tutelage.report.markup import Safe, join, tag
 
 __all__ = ["Shown", "shown"]
 
 _FORMATS = {"onnx": "float32", "onnx-int8": "int8"}
-_SCRIPT = "text/javascript; charset=utf-8"
+_SCRIPT = "text/javascript"
 # Path -> file of `vendor/`, its type, and whether it is kept compressed.
 _VENDOR = {
     "/vendor/ort.wasm.min.mjs": ("ort.wasm.min.mjs", _SCRIPT, False),
@@ -42,8 +43,8 @@ def shown(exhibit: Exhibit) -> dict[str, Shown]:
     with lang.speaking(names=exhibit.names):
         page = _page(exhibit).encode()
     found = {
-        "/": Shown(page, "text/html; charset=utf-8"),
-        "/page.css": Shown(style + b"\n" + own.joinpath("page.css").read_bytes(), "text/css; charset=utf-8"),
+        "/": Shown(page, "text/html"),
+        "/page.css": Shown(style + b"\n" + own.joinpath("page.css").read_bytes(), "text/css"),
         "/icon.svg": Shown(own.joinpath("icon.svg").read_bytes(), "image/svg+xml"),
         "/page.mjs": Shown(own.joinpath("page.mjs").read_bytes(), _SCRIPT),
         "/canvas.mjs": Shown(own.joinpath("canvas.mjs").read_bytes(), _SCRIPT),
@@ -64,6 +65,7 @@ def _facts(exhibit: Exhibit) -> dict[str, Any]:
         "classes": list(exhibit.classes),
         "picked": [asdict(one) for one in exhibit.picked],
         "light_ground": exhibit.light_ground,
+        "most_bytes": MOST_BYTES,
     }
 
 
@@ -254,11 +256,12 @@ def _words() -> Safe:
         "truth": tag("span", "True class: {0}."),
         "calls": tag("span", "median of {0} calls in this browser, one thread"),
         "served": tag("span", "median of {0} calls in the program that serves this page"),
-        "empty": tag("span", "Draw something, or choose an image below."),
+        "empty": tag("span", "Draw something, or choose an image."),
         "light": tag("span", "The training images have a light ground and this one a dark one: Invert may help."),
         "dark": tag("span", "The training images have a dark ground and this one a light one: Invert may help."),
         "unstarted": tag("span", "The student could not be started in this browser: {0}"),
         "unreached": tag("span", "The program that serves this page does not answer. Is it still running?"),
+        "large": tag("span", "This file is larger than {0} MiB."),
         "thumb": tag("span", "{0}; the teacher says {1}, the student {2}"),
     }
     return tag("template", [tag("span", text, data_word=key) for key, text in said.items()], id="words")

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from tutelage.data.images import printable, read_images, stack
 from tutelage.errors import DataError
 
-__all__ = ["as_pixels"]
+__all__ = ["MOST_BYTES", "as_pixels"]
+
+MOST_BYTES = 32 * 2**20  # of a file
 
 
 def as_pixels(data: bytes, shape: tuple[int, int, int]) -> NDArray[np.float32]:
@@ -39,4 +41,5 @@ def as_pixels(data: bytes, shape: tuple[int, int, int]) -> NDArray[np.float32]:
             "this picture is of another size than the run's images, which are not square, so that scaling is a guess",
             given=f"{found.shape[2]}×{found.shape[1]}", expected=f"{width}×{height}",
         )  # fmt: skip
-    return found.astype(np.float32) / np.float32(255)
+    pixels: NDArray[np.float32] = found.astype(np.float32) / np.float32(255)
+    return pixels

@@ -22,21 +22,20 @@ from numpy.typing import NDArray
 from tutelage import lang
 from tutelage.demo.exhibit import Exhibit
 from tutelage.demo.page import Shown, shown
-from tutelage.demo.picture import as_pixels
+from tutelage.demo.picture import MOST_BYTES, as_pixels
 from tutelage.errors import InputError, TutelageError
 
 __all__ = ["Server"]
 
 HOST = "127.0.0.1"
-_MOST_BYTES = 32 * 2**20  # of an image file
 _RAW = "application/octet-stream"
 # Scripts are the page's own files, and WebAssembly may be compiled; nothing is inline, nothing comes from elsewhere.
-_POLICY = (
+POLICY = (
     "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; object-src 'none'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'"
 )
 _HEADERS = {
-    "Content-Security-Policy": _POLICY,
+    "Content-Security-Policy": POLICY,
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
@@ -120,8 +119,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(HTTPStatus.NOT_FOUND, "no such question here")
             return
         length = self.headers.get("Content-Length", "")
-        if not length.isdecimal() or int(length) > _MOST_BYTES:
-            self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a file of more than {_MOST_BYTES // 2**20} MiB")
+        if not length.isdecimal() or int(length) > MOST_BYTES:
+            self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a file of more than {MOST_BYTES // 2**20} MiB")
             return
         with lang.speaking(self.server.language, self.server.exhibit.names):
             try:

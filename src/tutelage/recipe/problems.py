@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from tutelage.errors import InputError, Problem, nearest
+from tutelage.recipe.learners import TEACHER
 from tutelage.recipe.moving import NUMBER, SCHEDULE
 from tutelage.recipe.places import Keys, Located, Places, dotted
 from tutelage.recipe.reader import Tree
@@ -82,6 +83,8 @@ def check_names(
     named += [(("students", name) if name else ("student",), one.model) for name, one in recipe.learners.items()]
     for keys, model in named:
         # What has a colon, `hf:…` or a function, is looked for where it lives.
+        if model == TEACHER and keys[0] != "teacher" and recipe.teacher is not None:
+            continue
         if ":" not in model:
             check("model", model, models, (*keys, "model"))
     for arm, terms in recipe.arms.items():

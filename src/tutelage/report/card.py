@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from tutelage.report import facts, numbers, robust, tasks
+from tutelage.report import artifacts, facts, numbers, robust, tasks
 from tutelage.report.markup import TURNS
 from tutelage.report.plain import snippet
 from tutelage.report.verdict import verdict
@@ -221,13 +221,15 @@ def _licences(report: Report) -> list[str]:
 
 
 def _loading(report: Report) -> list[str]:
-    """The file with and without the library, and what its answers mean."""
+    """The files with and without the library, and what its answers mean."""
     load, student = report["load_snippet"], _student(report)
     parts = ["## Load the student\n", _fenced(load, "python")]
     if "tutelage" in load:  # else the lines above need nothing but torch already
         model = student.get("model")
         plain = snippet(_file(report), model if isinstance(model, str) else None, _section(student, "args"))
         parts += ["Without tutelage, with torch and safetensors alone:\n", _fenced(plain, "python")]
+    for title, code in artifacts.loading(report):
+        parts += [_plain(title) + "\n", _fenced(code, "python")]
     names = json.dumps(tasks.outputs(report), ensure_ascii=False).translate(TURNS)
     shown = (
         f"<details><summary>The classes, in the order of the logits</summary>\n\n{_fenced(names, 'json')}\n</details>\n"

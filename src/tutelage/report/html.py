@@ -11,7 +11,7 @@ from typing import Any
 
 from tutelage import lang
 from tutelage.lang.names import names_in
-from tutelage.report import classwise, cost, facts, figures, numbers, parts, robust, tables, tasks, trust
+from tutelage.report import artifacts, classwise, cost, facts, figures, numbers, parts, robust, tables, tasks, trust
 from tutelage.report.markup import Safe, join, tag
 from tutelage.report.roster import roster
 from tutelage.report.verdict import Verdict, verdict
@@ -46,6 +46,7 @@ def _page(report: Report) -> str:
         tasks.tasks,
         _folds,
         cost.cost,
+        artifacts.artifacts,
         trust.fidelity,
         trust.calibration,
         robust.robust,

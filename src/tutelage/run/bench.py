@@ -15,18 +15,20 @@ import torch
 from torch import nn
 
 from tutelage.errors import InputError, ModelError
-from tutelage.evaluation.cost import Latency, latency, multiply_adds, parameters
+from tutelage.evaluation.cost import Latency, multiply_adds, parameters
+from tutelage.export import RunnerModule, format_of, open_artifact
 from tutelage.files import read_json, read_text
 from tutelage.models import ModelSpec, build, load_weights
 from tutelage.recipe import from_text
 from tutelage.report import numbers
+from tutelage.run.exports import side_by_side
 from tutelage.run.saved import refuse_folds
-from tutelage.run.students import load_student
+from tutelage.run.students import load_student, read_facts
 from tutelage.run.teacherplan import TeacherPlan
 from tutelage.teachers import EnsembleTeacher
 from tutelage.teachers.combining import BY_TASK
 
-__all__ = ["Bench", "ColdStart", "Timed", "bench_run"]
+__all__ = ["Bench", "ColdStart", "Timed", "bench_files", "bench_run"]
 
 _EXAMPLES = 64
 _COLD_STARTS = 3
@@ -68,8 +70,8 @@ class Timed:
     """One model: what it costs to keep and to ask."""
 
     name: str
-    parameters: int
-    multiply_adds: int  # for one example
+    parameters: int | None  # None where only a file's runtime knows
+    multiply_adds: int | None  # for one example; likewise
     file_bytes: int
     latency: tuple[Latency, ...]  # by batch size; its ratios are against the teacher
     cold_start: ColdStart | None = None  # where it was asked for, of students
@@ -78,20 +80,22 @@ class Timed:
 @final
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """The models of one run, the teacher first where it could be built."""
+    """The models of one run, the teacher first where it could be built; or files that were exported."""
 
-    folder: Path
+    folder: Path | None  # None for files alone
     threads: int
     models: tuple[Timed, ...]
     notices: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         models = [asdict(model) for model in self.models]
-        return {"folder": str(self.folder), "threads": self.threads, "models": models, "notices": list(self.notices)}
+        folder = None if self.folder is None else str(self.folder)
+        return {"folder": folder, "threads": self.threads, "models": models, "notices": list(self.notices)}
 
     def summary(self) -> str:
         """Tables for a person: what the models are, and what a call costs at every batch size."""
-        lines = numbers.columns([["model", "parameters", "mult.-adds", "file"], *(_kept(model) for model in self.models)])
+        head = ["model", "parameters", "mult.-adds", "file"]
+        lines = numbers.columns([head, *(_kept(model) for model in self.models)])
         for index, first in enumerate(self.models[0].latency):
             lines += ["", f"batch {first.batch}, {numbers.plural(first.n, 'call')} each", *self._asked(index)]
         lines += self._cold()
@@ -122,7 +126,7 @@ class Bench:
 
 
 def _kept(model: Timed) -> list[str]:
-    counts = [f"{model.parameters:,}", f"{model.multiply_adds:,}"]
+    counts = [numbers.count(model.parameters), numbers.count(model.multiply_adds)]
     return [model.name, *counts, numbers.size(model.file_bytes)]
 
 
@@ -164,30 +168,74 @@ def bench_run(
     home = Path(folder).expanduser()
     if not (home / "report.json").is_file():
         raise InputError(f"no finished run in {folder}", expected="a run's folder, with its report.json")
+    _check_timing(batch_sizes, threads, seconds)
+    refuse_folds(home, read_json(home / "report.json"))
+    found = _models(home, trust, threads)
+    models = found.models
+    if not models:
+        raise ModelError(f"no model of {folder} can be built again", given="\n            ".join(found.notices))
+    inputs = _inputs(_input_shape(home), batch_sizes)
+    # First, while nothing else keeps the machine busy.
+    starts, failed = _cold_starts(found.files, threads, trust) if cold else ({}, [])
+    spent = side_by_side(models, inputs, batch_sizes=batch_sizes, threads=threads, seconds=seconds, reference=_TEACHER)
+    timed = []
+    for name in models:
+        plain = models[found.origins.get(name, name)]  # an exported file has the model's numbers
+        counts = parameters(plain), multiply_adds(plain, inputs[:1])
+        timed.append(Timed(name, *counts, found.sizes[name], tuple(spent[name]), starts.get(name)))
+    return Bench(home, threads, tuple(timed), (*found.notices, *failed))
+
+
+def bench_files(
+    files: Sequence[Path | str],
+    *,
+    batch_sizes: Sequence[int] = (1, 64),
+    threads: int = 1,
+    seconds: float = 10.0,
+    trust: bool = False,
+) -> Bench:
+    """Measure files that were exported, in turns; the first is the one that the others are held against.
+
+    Args:
+        files: of any format, for inputs of one shape.
+        batch_sizes: examples per call.
+        threads: of every runtime.
+        seconds: in all.
+        trust: whether files may run code that they hold.
+
+    Raises:
+        InputError: no such file, one that needs trust, inputs of several shapes, or an option out of range.
+        DamagedError, ModelError: a file is not what its name says.
+        MissingExtraError: a runtime is not installed.
+    """
+    _check_timing(batch_sizes, threads, seconds)
+    runners = {str(file): open_artifact(file, threads=threads, trust=trust) for file in files}
+    shapes = {runner.facts.input_shape for runner in runners.values()}
+    if len(shapes) > 1:
+        raise InputError(
+            "these files take inputs of several shapes, so they cannot be timed side by side",
+            given=", ".join(f"{name} {runner.facts.input_shape}" for name, runner in runners.items()),
+        )
+    inputs = _inputs(next(iter(shapes)), batch_sizes)
+    models = {name: RunnerModule(runner) for name, runner in runners.items()}
+    spent = side_by_side(
+        models, inputs, batch_sizes=batch_sizes, threads=threads, seconds=seconds, reference=next(iter(models))
+    )
+    timed = [Timed(name, None, None, Path(name).expanduser().stat().st_size, tuple(spent[name])) for name in models]
+    return Bench(None, threads, tuple(timed), ())
+
+
+def _check_timing(batch_sizes: Sequence[int], threads: int, seconds: float) -> None:
     if not batch_sizes or min(batch_sizes) < 1 or threads < 1 or not seconds > 0:
         raise InputError(
             "these timings cannot be made",
             given=f"batch sizes {tuple(batch_sizes)}, {threads} threads, {seconds} seconds",
             expected="batch sizes and threads ≥ 1, seconds > 0",
         )
-    refuse_folds(home, read_json(home / "report.json"))
-    found = _models(home, trust)
-    models = found.models
-    if not models:
-        raise ModelError(f"no model of {folder} can be built again", given="\n            ".join(found.notices))
-    shape = _input_shape(home)
-    inputs = torch.rand(max(_EXAMPLES, *batch_sizes), *shape, generator=torch.Generator().manual_seed(0))
-    # First, while nothing else keeps the machine busy.
-    starts, failed = _cold_starts(found.files, threads, trust) if cold else ({}, [])
-    spent = latency(models, inputs, batch_sizes=batch_sizes, threads=threads, seconds=seconds, reference=_TEACHER)
-    timed = [
-        Timed(
-            name, parameters(model), multiply_adds(model, inputs[:1]), found.sizes[name], tuple(spent[name]),
-            starts.get(name),
-        )
-        for name, model in models.items()
-    ]  # fmt: skip
-    return Bench(home, threads, tuple(timed), (*found.notices, *failed))
+
+
+def _inputs(shape: Sequence[int], batch_sizes: Sequence[int]) -> torch.Tensor:
+    return torch.rand(max(_EXAMPLES, *batch_sizes), *shape, generator=torch.Generator().manual_seed(0))
 
 
 def _cold_starts(students: Mapping[str, Path], threads: int, trust: bool) -> tuple[dict[str, ColdStart], list[str]]:
@@ -226,10 +274,12 @@ class _Found:
     sizes: Mapping[str, int]  # bytes of their files
     files: Mapping[str, Path]  # of the students
     notices: Sequence[str]  # why others are missing
+    origins: Mapping[str, str]  # exported file -> the student that it was made from
 
 
-def _models(home: Path, trust: bool) -> _Found:
+def _models(home: Path, trust: bool, threads: int) -> _Found:
     """Models by name, and why some are missing."""
+    origins: dict[str, str] = {}
     sizes: dict[str, int] = {}
     files: dict[str, Path] = {}
     models: dict[str, nn.Module] = {}
@@ -251,7 +301,21 @@ def _models(home: Path, trust: bool) -> _Found:
             sizes[arm.name] = files[arm.name].stat().st_size
         except ModelError as error:
             notices.append(error.problem.what)
-    return _Found(models, sizes, files, notices)
+            continue
+        known = read_json(seed / "student.json")
+        for file in sorted(seed.glob("student.*")):
+            how = format_of(file)
+            if f"sha256.{how}" not in known:  # the student's own file, or none of this run's
+                continue
+            name = f"{arm.name}.{how}"
+            try:
+                read_facts(file)
+                models[name] = RunnerModule(open_artifact(file, threads=threads, trust=trust))
+            except InputError as error:  # it needs trust, or a package
+                notices.append(f"{name} was not timed: {error.problem.what}; {error.problem.fix}")
+                continue
+            sizes[name], origins[name] = file.stat().st_size, arm.name
+    return _Found(models, sizes, files, notices, origins)
 
 
 def _teacher(home: Path, facts: Mapping[str, Any], trust: bool) -> nn.Module:

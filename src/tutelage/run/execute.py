@@ -25,6 +25,7 @@ from tutelage.report import verdict
 from tutelage.run.alignment import aligned
 from tutelage.run.answers import answering
 from tutelage.run.arms import check_companions, check_learning
+from tutelage.run.beginnings import begun, planned
 from tutelage.run.cohorts import Workshop, torch_settings
 from tutelage.run.exports import export_students, rehearse
 from tutelage.run.folder import RunFolder, check_place
@@ -115,7 +116,8 @@ def execute(
     job: Job, out: Path, *, differences: Callable[[str], list[str]], overwrite: bool, quiet: bool, command: str
 ) -> Run:
     """Run a job in a folder; see `run_recipe`."""
-    job = replace(job, students=headed(job.students, job.teacher, job.splits.train))
+    students = planned(job.students, job.teacher, job.splits.train)
+    job = replace(job, students=headed(students, job.teacher, job.splits.train))
     builds = {name: plan.build for name, plan in job.students.items()}
     job = replace(job, arms=aligned(job.arms, builds, job.teacher))
     device = make_device(job.device, precision=job.train.precision, engine=job.train.engine)
@@ -159,6 +161,8 @@ def _run(job: Job, shop: Workshop, started: float, command: str) -> Run:
     job = replace(job, students=filled(job.students, teacher.module, job.splits.train))
     _same_teacher(folder, teacher)
     same_beginning(folder, job.students)
+    job = replace(job, students=begun(job, shop, teacher))
+    students |= {name: plan.build() for name, plan in job.students.items() if plan.begins is not None}
     for name, one in {"": teacher, **teacher.members}.items():
         plan = job.teacher.members.get(name, job.teacher)
         shop.trackers.rows(plan.slug, plan.seed, one.curve)

@@ -230,12 +230,11 @@ def _written(
         for one in formats:
             meter.note(one)
             try:
-                made.append(
-                    export_model(
-                        module, facts, place / _file_of(one), how=one, calibration=stuff.calibration,
-                        inputs=stuff.inputs, targets=stuff.targets, max_drop=how.max_drop,
-                    )  # fmt: skip
-                )
+                done = export_model(
+                    module, facts, place / _file_of(one), how=one, calibration=stuff.calibration,
+                    inputs=stuff.inputs, targets=stuff.targets, max_drop=how.max_drop,
+                )  # fmt: skip
+                made.append(done)
             except (GateError, InputError, ModelError) as error:
                 refused[one] = error
             meter.advance()

@@ -29,6 +29,7 @@ from tutelage.recipe.learners import HeadSpec
 from tutelage.recipe.schema import Teacher as TeacherSpec
 from tutelage.run.alignment import aligned
 from tutelage.run.armplan import ArmPlan, arms_of, objective_of
+from tutelage.run.beginnings import Beginning, beginning_of, nets_beside, planned, steps_beside
 from tutelage.run.classweights import weigh_classes
 from tutelage.run.combination import check_alone, combination
 from tutelage.run.heads import headed
@@ -60,6 +61,7 @@ class StudentPlan:
     start: int = 0  # added to the run's seed for the first weights
     reuse: HeadSpec | None = None  # at which layers it is to take over its teacher's last one
     head: HeadFacts | None = None  # the same, once the shapes are known
+    begins: Beginning | None = None  # where it begins as something larger
 
     def anew(self) -> nn.Module:
         """A module that the student's file fills, whatever it holds now."""
@@ -245,7 +247,8 @@ def job_of_recipe(recipe: Recipe, *, trust: bool, store: Path | str | None = Non
         check_alone(methods)
     else:
         plan = replace(plan, combine=combination(recipe.combine, list(plan.members), methods, views))
-    students = headed({name: learner(name, spec) for name, spec in recipe.learners.items()}, plan, splits.train)
+    students = planned({name: learner(name, spec) for name, spec in recipe.learners.items()}, plan, splits.train)
+    students = headed(students, plan, splits.train)
     builds = {name: one.build for name, one in students.items()}
     return Job(
         name=recipe.name,
@@ -284,12 +287,19 @@ def student_plan(
     spec: Student, builder: Callable[[ModelSpec], Callable[[], nn.Module]], facts: Mapping[str, object]
 ) -> StudentPlan:
     """A student of a recipe: how it begins to learn, and how its file is built again, for data of these facts."""
+    begins = beginning_of(spec)
+    if begins is not None and begins.of_teacher:
+        return StudentPlan(lambda: nn.Identity(), facts, begins=begins)  # until its teacher is known
     config = {"model": spec.model, "args": dict(spec.args), **facts}
     plain = builder(ModelSpec(spec.model, spec.args, None))
-    if spec.weights is None and spec.adapter is None and not spec.frozen:
+    if spec.weights is None and spec.adapter is None and not spec.frozen and begins is None:
         return StudentPlan(plain, config, start=spec.start, reuse=spec.head)
     weights = Path(spec.weights) if spec.weights is not None else None
     origin = builder(ModelSpec(spec.model, spec.args, weights))
+    if weights is not None and (steps := steps_beside(weights)):
+        plain, origin, config = *nets_beside(plain, weights, steps), {**config, "smaller": steps}
+    if begins is not None:
+        return StudentPlan(origin, config, plain, weights, spec.start, begins=replace(begins, origin=origin))
     adapter = None if spec.adapter is None else Adapter(**spec.adapter.model_dump())
     return StudentPlan(
         lambda: adapt(origin(), adapter, frozen=spec.frozen), config, plain, weights, spec.start, spec.head

@@ -188,7 +188,7 @@ def _origin(run: Run | Path | str, changes: Sequence[str], trust: bool, *, taugh
     _same_data(job, home)
     # Of the users' own examples partners are drawn and views are made, so what a store holds is about other inputs.
     teacher = _from_files(job.teacher, home) if taught else TeacherPlan()
-    job = replace(job.teaching, teacher=teacher, arms={}, store=None, balance="none", attack=None)
+    job = replace(job.teaching, teacher=teacher, arms={}, store=None, balance="none")
     return _Origin(home, arm, recipe, job, files, row["compression"], row["student"], trust)
 
 

@@ -10,6 +10,8 @@ from torch import nn
 
 from tutelage.errors import DamagedError, ModelError
 from tutelage.export import FORMATS, RunnerModule, open_artifact
+from tutelage.compress import plain as unmasked
+from tutelage.compress import rebuilt
 from tutelage.files import read_json, sha256, write_json
 from tutelage.models import (
     ModelSpec,
@@ -44,12 +46,12 @@ def _file_name(how: str) -> str:
 def save_student(path: Path, arm: Arm, config: Mapping[str, Any], compress: Sequence[str] = ()) -> None:
     """Write the last and the best weights by validation, these also in the formats of `compress`.
 
-    Adapters are merged into what they adapted: the files fit the plain architecture. `student.json`, written last, says
-    that all are whole, and how many parameters learned where that is not all.
+    Adapters are merged into what they adapted, masks into what they mask: the files fit the plain architecture.
+    `student.json`, written last, says that all are whole, and how many parameters learned where that is not all.
     """
-    save_weights(merge(arm.student), path.with_name("last.safetensors"))
+    save_weights(unmasked(merge(arm.student)), path.with_name("last.safetensors"))
     arm.student.load_state_dict(arm.best)
-    plain, learned = merge(arm.student), learning_count(arm.student)
+    plain, learned = unmasked(merge(arm.student)), learning_count(arm.student)
     save_weights(plain, path)
     sums = {"sha256": sha256(path)}
     for how in compress:
@@ -153,5 +155,6 @@ def load_student(folder: Path | str, *, compression: str = "", trust: bool = Fal
     )
     if facts.get("head") is not None:
         with_head(model, HeadFacts.of_json(facts["head"]))
+    rebuilt(model, facts.get("smaller"))
     load_weights(model, file)
     return model.eval()

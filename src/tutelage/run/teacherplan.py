@@ -34,6 +34,7 @@ class TeacherPlan:
     name: str = ""  # of a member
     places: tuple[str, ...] = ()  # of a member: its own layers, of those that arms name
     store: StorePlan | None = None  # None: it answers anew at every step
+    spec: ModelSpec | None = None  # of what `build` builds, where it has a name
 
     @property
     def title(self) -> str:
@@ -72,6 +73,7 @@ def teacher_plan(
             describes=f"{spec.model} {dict(spec.args)}{balanced}",
             name=name,
             store=stored(name, spec),
+            spec=ModelSpec(spec.model, spec.args, None),
         )
         for name, spec in recipe.trusted.items()
     }

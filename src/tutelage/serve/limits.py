@@ -40,12 +40,13 @@ class Limits:
             if getattr(self, name) < least:
                 flag = "--" + name.replace("_", "-")
                 raise InputError(f"{flag} is too small", given=str(getattr(self, name)), expected=f"{least} or more")
-        if not (0 < self.timeout and math.isfinite(self.timeout)):
+        if not (self.timeout > 0 and math.isfinite(self.timeout)):
             raise InputError("--timeout is out of range", given=f"{self.timeout:g}", expected="seconds, more than 0")
 
     @property
     def held(self) -> int:
-        """Bytes of bodies that may be held at a time, of all requests together."""
+        """Bytes of bodies that may be held at a time, of all requests together; what is made of them takes four times
+        as much at most."""
         return _BODIES * self.max_bytes
 
     @property

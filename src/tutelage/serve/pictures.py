@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,7 +18,7 @@ __all__ = ["read_pictures"]
 _FORMATS = ("PNG", "JPEG")
 
 
-def read_pictures(files: Sequence[bytes], shape: tuple[int, ...]) -> NDArray[np.float32]:
+def read_pictures(files: Sequence[bytes], shape: tuple[int, ...], *, most: int) -> NDArray[np.float32]:
     """PNG or JPEG files as (B, C, H, W) in [0, 1], upright, grey or RGB as the model wants them.
 
     Where the model's inputs are square, a picture of another size is scaled until its shorter side fits, and cut to a
@@ -26,15 +27,22 @@ def read_pictures(files: Sequence[bytes], shape: tuple[int, ...]) -> NDArray[np.
     Args:
         files: their contents.
         shape: (C, H, W) of the model.
+        most: bytes that all pictures may have together when they have the model's size.
 
     Raises:
-        RefusedError: 422, one is no picture, damaged, of another size or too large; all together may not have more
-            pixels than one alone.
+        RefusedError: 413, too many; 422, one is no picture, damaged, of another size or too large; all together may
+            not have more pixels than one alone.
     """
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise RefusedError(
-            422, "this model does not take pictures", given=f"{len(files)} pictures", expected=f"inputs of shape {shape}",
+            422, "this model does not take pictures", given=f"{len(files)} of them",
+            expected=f"inputs of shape {shape}",
             fix="send numbers: JSON with `inputs`, or float32 as application/octet-stream",
+        )  # fmt: skip
+    if len(files) * math.prod(shape) > most:  # a file of 70 bytes may hold one pixel, and become a large picture
+        raise RefusedError(
+            413, "too many pictures", given=f"{len(files):,}", expected=f"{most // math.prod(shape):,} at most",
+            fix="send fewer at a time",
         )  # fmt: skip
     left, found = images._MOST_PIXELS, list[NDArray[np.uint8]]()
     with images._strict():

@@ -76,26 +76,27 @@ class Options:
         return cls(None if top is None else int(top), logits == "true")
 
 
-def read(kind: str, body: bytes, shape: tuple[int, ...]) -> Asked:
+def read(kind: str, body: bytes, shape: tuple[int, ...], most: int) -> Asked:
     """Rows of a body.
 
     Args:
         kind: one of `KINDS`.
         body: all of it.
         shape: of one input.
+        most: bytes that pictures may have together when they have the model's size.
 
     Raises:
-        RefusedError: 400 where it is not what its kind says, 422 where its numbers or pictures cannot be used.
+        RefusedError: 400 where it is not what its kind says, 413 or 422 where its numbers or pictures cannot be used.
     """
     if kind == _RAW:
         return Asked(_checked(_raw(body, shape), shape))
     if kind in _PICTURES:
-        return Asked(read_pictures([body], shape))
+        return Asked(read_pictures([body], shape, most=most))
     told = _parsed(body)
     if "inputs" in told:
         rows = _checked(_numbers(told["inputs"], shape), shape)
     else:
-        rows = read_pictures(_files(told["images"]), shape)
+        rows = read_pictures(_files(told["images"]), shape, most=most)
     return Asked(rows, _ids(told["ids"], len(rows)) if "ids" in told else None)
 
 
@@ -112,6 +113,8 @@ def _raw(body: bytes, shape: tuple[int, ...]) -> NDArray[np.float32]:
 def _parsed(body: bytes) -> Mapping[str, Any]:
     try:
         told = json.loads(body.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_no_twins)
+    except RefusedError:
+        raise
     except RecursionError:
         raise RefusedError(400, "the JSON is nested too deeply", expected="lists of numbers") from None
     except ValueError as error:  # not UTF-8, no JSON, or a number of thousands of digits
