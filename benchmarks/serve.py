@@ -2,8 +2,8 @@
 
 Every file gets a server of its own. Blocks of requests, by 1, 8 and 64 clients who ask for one example each and ask
 again when they are answered, alternate with blocks of bare calls in an order that changes, so that a drifting clock or
-a busy neighbour hits all. The clients are one process without threads, on sockets that stay open; they take a core of
-their own, and part of the server's if there is none left. Times of an answer are those that a client sees.
+a busy neighbour hits all. The clients are one process without threads, on sockets that stay open for a block; they take
+a core of their own, and part of the server's if there is none left. Times of an answer are those that a client sees.
 
     python benchmarks/serve.py FILE.onnx [FILE.int8.onnx …] [--rounds 9] [--seconds 1]
 """
@@ -49,7 +49,9 @@ class Client:
 
     def heard(self) -> bool:
         """Whether the answer is whole after what came now."""
-        self.answer += self.socket.recv(2**16)
+        came = self.socket.recv(2**16)
+        assert came, "the server closed the connection"
+        self.answer += came
         if not self.left and (end := self.answer.find(b"\r\n\r\n")) >= 0:
             assert self.answer.startswith(b"HTTP/1.1 200"), self.answer
             length = re.search(rb"content-length: (\d+)", self.answer)
@@ -60,13 +62,13 @@ class Client:
 
 def served(port: int, request: bytes, clients: int) -> Block:
     """Blocks of requests by several clients."""
-    everybody = [Client(port, request) for _ in range(clients)]
-    chosen = selectors.DefaultSelector()
-    for client in everybody:
-        chosen.register(client.socket, selectors.EVENT_READ, client)
 
     def run(seconds: float) -> tuple[list[float], float]:
-        times, asking = list[float](), len(everybody)
+        times, asking = list[float](), clients
+        everybody = [Client(port, request) for _ in range(clients)]  # a server closes those that are silent for long
+        chosen = selectors.DefaultSelector()
+        for client in everybody:
+            chosen.register(client.socket, selectors.EVENT_READ, client)
         start = time.perf_counter()
         for client in everybody:
             client.ask()
@@ -79,7 +81,10 @@ def served(port: int, request: bytes, clients: int) -> Block:
                         key.data.ask()
                     else:
                         asking -= 1
-        return times, time.perf_counter() - start
+        taken = time.perf_counter() - start
+        for client in everybody:
+            client.socket.close()
+        return times, taken
 
     return run
 
@@ -134,32 +139,41 @@ def main() -> None:
     options = parser.parse_args()
     random.seed(0)
     servers = [start(path) for path in options.files]
+    try:
+        measure(options.files, [port for _, port in servers], options.rounds, options.seconds)
+    finally:
+        for server, _ in servers:
+            server.send_signal(signal.SIGTERM)
+            server.wait(30)
+
+
+def measure(files: list[Path], ports: list[int], rounds: int, seconds: float) -> None:
+    """Print what every file does, bare and served."""
     blocks: dict[tuple[str, str, int], Block] = {}
-    ports: dict[tuple[str, str, int], int] = {}
-    for path, (_, port) in zip(options.files, servers, strict=True):
+    port_of: dict[tuple[str, str, int], int] = {}
+    for path, port in zip(files, ports, strict=True):
         shape = open_artifact(path, threads=1).facts.input_shape
         row = np.random.default_rng(0).integers(0, 256, (1, *shape)).astype(np.float32) / np.float32(255)
-        nested = json.dumps({"inputs": np.round(row.astype(float), 4).tolist()}).encode()
+        text = json.dumps({"inputs": np.round(row.astype(float), 4).tolist()}).encode()
+        bodies = {"raw bytes": ("application/octet-stream", row.tobytes()), "JSON": ("application/json", text)}
         for clients in CLIENTS:
             blocks[path.name, "bare", clients] = bare(path, clients)
-            for title, kind, body in (
-                ("raw bytes", "application/octet-stream", row.tobytes()), ("JSON", "application/json", nested),
-            ):  # fmt: skip
+            for title, (kind, body) in bodies.items():
                 blocks[path.name, title, clients] = served(port, request(kind, body), clients)
-                ports[path.name, title, clients] = port
+                port_of[path.name, title, clients] = port
     times: dict[tuple[str, str, int], list[float]] = {key: [] for key in blocks}
     rates: dict[tuple[str, str, int], list[float]] = {key: [] for key in blocks}
-    shared: dict[tuple[str, str, int], list[float]] = {key: [] for key in ports}
+    shared: dict[tuple[str, str, int], list[float]] = {key: [] for key in port_of}
     for block in blocks.values():
         block(0.2)
-    for _ in range(options.rounds):
+    for _ in range(rounds):
         for key in random.sample(list(blocks), len(blocks)):
-            before = calls(ports[key]) if key in ports else (0, 0)
-            found, seconds = blocks[key](options.seconds)
+            before = calls(port_of[key]) if key in port_of else (0, 0)
+            found, taken = blocks[key](seconds)
             times[key] += found
-            rates[key].append(len(found) / seconds)
-            if key in ports:
-                after = calls(ports[key])
+            rates[key].append(len(found) / taken)
+            if key in port_of:
+                after = calls(port_of[key])
                 shared[key].append((after[0] - before[0]) / (after[1] - before[1]))
     for key, found in times.items():
         p50, p99 = np.percentile(found, [50, 99]) * 1e3
@@ -169,9 +183,6 @@ def main() -> None:
         what = f"{clients} examples a call" if title == "bare" else f"{clients} clients"
         print(f"{name:<18} {title:<10} {what:<20} p50 {p50:8.3f} ms   p99 {p99:8.3f} ms   "
               f"{middle:8,.0f} examples/s (quartiles {low:,.0f} … {high:,.0f}){together}")  # fmt: skip
-    for server, _ in servers:
-        server.send_signal(signal.SIGTERM)
-        server.wait(30)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """One student with three tasks beside three students with one each, on digits, on the same division of the examples.
 
-The digit, whether it is odd, and whether it is five or more. All nets are alike but for their last layer. Each student is
-trained without a teacher and with one: a teacher of its task, a teacher of all tasks, or one teacher for each task.
+The digit, whether it is odd, and whether it is five or more. All nets are alike but for their last layer. Each student
+is trained without a teacher and with one: a teacher of its task, a teacher of all tasks, or one teacher for each task.
 
     python benchmarks/tasks.py [--seeds 3] [--epochs 20] [--width 8] [--out runs/tasks]
 """

@@ -275,7 +275,11 @@ def test_a_picture_is_coloured_and_never_stretched() -> None:
         as_pixels(png(grey), (1, 8, 6))
 
 
-@pytest.mark.parametrize("data", [b"", b"GIF89a", b"<svg/>", png(np.zeros((9, 9), np.uint8))[:-20]])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"GIF89a", b"<svg/>", png(np.zeros((9, 9), np.uint8))[:-20]],
+    ids=["nothing", "head", "drawing", "half"],
+)
 def test_what_is_no_picture_is_refused_without_a_path(data: bytes) -> None:
     with pytest.raises(DataError, match="this file cannot be used as an image") as caught:
         as_pixels(data, (1, 8, 8))

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import tutelage
 from command_line import call
 from tutelage import losses
 from tutelage.data import Examples, Splits, load
+from tutelage.data.examples import Task
 from tutelage.data.users import Users, artificial_users, given_users, mixtures, read_users
 from tutelage.errors import DamagedError, DataError, InputError, TutelageError
 from tutelage.models import ModelSpec, build, load_weights, save_weights
@@ -540,6 +542,20 @@ def test_runs_that_cannot_be_taken_up(run: Path, tmp_path: Path, monkeypatch: py
     with pytest.raises(InputError, match="one process"):
         personalise(run, tmp_path / "out", **ONE)
     assert not (tmp_path / "out").exists()
+
+
+def test_several_tasks_are_refused(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = sys.modules["tutelage.run.personal"]
+    begin = module.job_of_recipe
+
+    def two(*asked: Any, **how: Any) -> Any:
+        job = begin(*asked, **how)
+        further = {"parity": Task(job.splits.train.targets % 2, ("even", "odd"))}
+        return replace(job, splits=replace(job.splits, train=replace(job.splits.train, tasks=further)))
+
+    monkeypatch.setattr(module, "job_of_recipe", two)
+    with pytest.raises(InputError, match="one task, but the run's data has several\n.*label, parity"):
+        personalise(run, tmp_path / "out", **ONE)
 
 
 def test_an_altered_student_or_teacher_is_not_taken_up(run: Path, tmp_path: Path) -> None:

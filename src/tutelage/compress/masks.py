@@ -103,8 +103,16 @@ def plain(module: nn.Module) -> nn.Module:
         return module
     found = copy.deepcopy(module)
     for layer in list(_masked_layers(found)):
-        parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+        weight = nn.Parameter(cast(Tensor, layer.weight).detach(), requires_grad=_learns(layer))
+        # Not by torch's own function, which takes the weight off the class that a copy shares with its original.
+        layer.__class__ = parametrize.type_before_parametrizations(layer)
+        del layer._modules["parametrizations"]
+        layer._parameters = {"weight": weight, **layer._parameters}
     return found
+
+
+def _learns(layer: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in cast(nn.Module, layer.parametrizations).parameters())
 
 
 def zeros_of(module: nn.Module) -> int:

@@ -185,6 +185,10 @@ def _origin(run: Run | Path | str, changes: Sequence[str], trust: bool, *, taugh
         if read_facts(path).get("model") is None:
             load_student(path.parent)  # which says why it cannot be built
     job = job_of_recipe(recipe, trust=trust)
+    if job.splits.train.tasks:
+        raise InputError(
+            "personal students learn one task, but the run's data has several", given=", ".join(job.splits.train.sizes)
+        )
     _same_data(job, home)
     # Of the users' own examples partners are drawn and views are made, so what a store holds is about other inputs.
     teacher = _from_files(job.teacher, home) if taught else TeacherPlan()

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import nn
 
-from tutelage.errors import DamagedError, ModelError
-from tutelage.export import FORMATS, RunnerModule, open_artifact
 from tutelage.compress import plain as unmasked
 from tutelage.compress import rebuilt
+from tutelage.errors import DamagedError, ModelError
+from tutelage.export import FORMATS, RunnerModule, open_artifact
 from tutelage.files import read_json, sha256, write_json
 from tutelage.models import (
     ModelSpec,
