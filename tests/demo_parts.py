@@ -35,15 +35,14 @@ def finished_run(folder: Path, **changes: Any) -> Path:
 
 @contextmanager
 def served(exhibit: Exhibit) -> Iterator[Server]:
-    server = Server(exhibit)
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.socket.close()  # the exhibit's teacher is asked again by other tests
+    with Server(exhibit) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def ask(

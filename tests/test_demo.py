@@ -210,6 +210,16 @@ def test_the_teacher_is_asked_about_the_pixels_that_were_sent(server: Server) ->
     assert other["logits"] != found["logits"]
 
 
+def test_a_fault_of_ours_is_told_on_the_page(shown: Exhibit, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object) -> None:
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr("tutelage.demo.server.as_pixels", fail)
+    with served(shown) as server:
+        status, _, body = ask(server, "POST", "/image", b"x")
+    assert (status, json.loads(body)) == (500, {"error": "a fault of tutelage itself: ZeroDivisionError: by zero"})
+
+
 @pytest.mark.parametrize(
     ("value", "size", "why"),
     [(0.5, 63, "not the pixels of one image"), (1.5, 64, "between 0 and 1"), (-0.1, 64, "between 0 and 1"),
@@ -231,7 +241,7 @@ def test_only_the_page_itself_may_ask(server: Server) -> None:
         assert ask(server, "POST", "/teacher", body, Content_Type=kind)[0] == 404
     assert ask(server, "OPTIONS", "/teacher")[0] == 501
     assert ask(server, "POST", "/image", b"", Content_Length=str(MOST_BYTES + 1))[0] == 413
-    for path in ("/../pyproject.toml", "/vendor/README.md", "/page.py", "//", "/student/safetensors"):
+    for path in ("/../pyproject.toml", "/vendor/README.md", "/page.py", "/student/safetensors"):
         assert ask(server, "GET", path)[0] == 404
 
 
@@ -241,7 +251,7 @@ def test_what_goes_wrong_is_said_in_the_language_of_the_page(shown: Exhibit) -> 
         wrong = json.loads(ask(chinese, "POST", "/image", b"no image")[2])["error"]
     assert '<html lang="zh-CN">' in page
     assert "学生模型" in page
-    assert "给出" in wrong or "提供" in wrong  # the label of what was given
+    assert lang.translate("given", "zh") in wrong
 
 
 # ---- uploads ---------------------------------------------------------------------------------------------------------

@@ -309,7 +309,8 @@ def test_a_compressed_student_that_began_with_weights_is_shared_as_its_file_is(
         asked.add((folder.relative_to(tmp_path).parts[0], compression))
         return load_student(folder, compression=compression, trust=trust)
 
-    monkeypatch.setattr(sys.modules["tutelage.run.personal"], "load_student", loading)
+    for name in ("origin", "personal"):
+        monkeypatch.setattr(sys.modules[f"tutelage.run.{name}"], "load_student", loading)
     found = personalise(f"{run.folder}:distilled.int8", tmp_path / "out", **ONE, train=["net.head"], scratch=True)
     shared = load_student(run.student("distilled", 1), compression="int8").state_dict()
     own = load_file(found.student("1", "local") / "student.safetensors")
@@ -545,7 +546,7 @@ def test_runs_that_cannot_be_taken_up(run: Path, tmp_path: Path, monkeypatch: py
 
 
 def test_several_tasks_are_refused(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = sys.modules["tutelage.run.personal"]
+    module = sys.modules["tutelage.run.origin"]
     begin = module.job_of_recipe
 
     def two(*asked: Any, **how: Any) -> Any:
@@ -554,7 +555,7 @@ def test_several_tasks_are_refused(run: Path, tmp_path: Path, monkeypatch: pytes
         return replace(job, splits=replace(job.splits, train=replace(job.splits.train, tasks=further)))
 
     monkeypatch.setattr(module, "job_of_recipe", two)
-    with pytest.raises(InputError, match="one task, but the run's data has several\n.*label, parity"):
+    with pytest.raises(InputError, match=r"one task, but the run's data has several\n.*label, parity"):
         personalise(run, tmp_path / "out", **ONE)
 
 

@@ -23,7 +23,7 @@ _CUT = frozenset({"student_logits", "teacher_logits", "teacher_members", "partne
 # What is made of all logits together, or of the main task's labels, before any term reads its share.
 _WHOLE = frozenset({
     "adversarial_logits", "teacher_adversarial_logits", "past_probabilities", "judged", "regressed", "exits",
-    "branches", "student_input_gradient", "teacher_input_gradient", "student_feature_gradient",
+    "branches", "centre", "student_input_gradient", "teacher_input_gradient", "student_feature_gradient",
     "teacher_feature_gradient", "student_feature_gradients", "teacher_feature_gradients",
 })  # fmt: skip
 _PEERS = ("each", "mean_logits")  # what is the same whether logits are cut before or after

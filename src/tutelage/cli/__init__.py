@@ -17,6 +17,7 @@ from tutelage.cli.bench import bench
 from tutelage.cli.cache import cache
 from tutelage.cli.check import check
 from tutelage.cli.compare import compare
+from tutelage.cli.compress import compress
 from tutelage.cli.crossval import crossval
 from tutelage.cli.demo import demo
 from tutelage.cli.evaluate import evaluate
@@ -64,6 +65,7 @@ cli.add_command(bench)
 cli.add_command(cache)
 cli.add_command(check)
 cli.add_command(compare)
+cli.add_command(compress)
 cli.add_command(crossval)
 cli.add_command(demo)
 cli.add_command(evaluate)

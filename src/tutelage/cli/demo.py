@@ -52,3 +52,4 @@ def demo(run: str, seed: int | None, port: int, no_browser: bool, threads: int, 
             click.echo(lang.say("the demo is over"), err=True)
         finally:
             server.shutdown()
+            exhibit.teacher.close()

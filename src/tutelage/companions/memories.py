@@ -6,11 +6,10 @@ import math
 from typing import Self, final
 
 import torch
-import torch.distributed as processes
 from torch import Tensor, nn
 
+from tutelage.companions.known import everyones, rows_of
 from tutelage.companions.protocol import Around, Companion, Seen
-from tutelage.errors import InputError
 from tutelage.losses.targets import as_float
 from tutelage.objective import Term
 from tutelage.types import Outputs
@@ -44,24 +43,10 @@ class PastProbabilities(Companion):
 
     @torch.no_grad()
     def forward(self, ours: Outputs, seen: Seen) -> Tensor:
-        rows = torch.searchsorted(self.ids, seen.batch.ids).clamp(max=len(self.ids) - 1)
-        if not torch.equal(self.ids[rows], seen.batch.ids):
-            raise InputError(
-                "a batch holds examples that are none of the training part",
-                fix="pass known=(ids, targets) of all training examples when making the Distiller",
-            )
+        rows = rows_of(seen.batch.ids, self.ids)
         past = self.memory[rows]
         assert isinstance(ours.logits, Tensor)
         now = as_float(ours.logits).softmax(-1).to(self.memory.dtype)
-        for where, what in _everyones(rows, now):
+        for where, what in everyones(rows, now):
             self.memory[where] = what
         return past
-
-
-def _everyones(rows: Tensor, values: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """What all processes have to write, in the same order in each: every one sees only its share of the batch."""
-    if not (processes.is_available() and processes.is_initialized() and processes.get_world_size() > 1):
-        return [(rows, values)]
-    shares: list[tuple[Tensor, Tensor]] = [(rows, values)] * processes.get_world_size()
-    processes.all_gather_object(shares, (rows.cpu(), values.cpu()))  # shares differ in length
-    return [(where.to(rows.device), what.to(values.device)) for where, what in shares]

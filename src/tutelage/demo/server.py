@@ -85,10 +85,6 @@ class Server(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A browser that goes away is no fault worth a word."""
 
-    def server_close(self) -> None:
-        super().server_close()
-        self.exhibit.teacher.close()
-
 
 class _Handler(BaseHTTPRequestHandler):
     """One connection."""
@@ -127,6 +123,11 @@ class _Handler(BaseHTTPRequestHandler):
                 answer(self.rfile.read(int(length)))
             except TutelageError as error:
                 self._json(HTTPStatus.UNPROCESSABLE_ENTITY, {"error": lang.say_error(error)})
+            except ConnectionError:
+                raise  # the reader went away
+            except Exception as error:  # told on the page, where the person is
+                said = f"a fault of tutelage itself: {type(error).__name__}: {error}"
+                self._json(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": lang.say(said)})
 
     def _teacher(self, body: bytes) -> None:
         said = self.server.exhibit.teacher.ask(_pixels(body, self.server.exhibit.shape))

@@ -47,8 +47,9 @@ seeds, method}, whose ends are null where one run tells nothing about the spread
                     kept for every seed stand in `models`, as compressed
     notices         [text], what the run wants read         warnings   [{code, text}], the notices last
     methods         {metric: how it was computed}
-    tasks           where models answer several: {main, mean [{name, accuracy E}], each [task]}; see `tasks`. All the
-                    rest is of the main one
+
+Where models answer several tasks all of this is of the main one, and `tasks` holds how they did on each: {main, mean
+[{name, accuracy E}], each [task]}; see `evaluation.tasks`.
 
 A metric that is not defined for every seed of a model, such as a temperature where the validation part has no best one,
 is missing from the model's `metrics`; a report of an earlier version may lack any but the first ones. `per_class`,

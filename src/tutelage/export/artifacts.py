@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from tutelage.export.onnx import open_onnx, write_int8, write_onnx
 from tutelage.export.parity import LEAST, Parity, compare, gate
 from tutelage.export.plain import open_plain, write_plain
 from tutelage.export.program import open_program, write_program
-from tutelage.files import remove, sha256, sync_folder
+from tutelage.files import sha256, sync_folder
 
 __all__ = ["FORMATS", "Artifact", "Format", "check_formats", "export_model", "format_of", "open_artifact"]
 
@@ -114,8 +115,10 @@ def export_model(
             "too few examples to compare a file with its model by", given=len(inputs), expected=f"{LEAST} or more"
         )
     form = FORMATS[how]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    trial = path.with_name(f".{os.getpid()}.{path.name}")
+    # A folder of its own, since writers and readers go by the file's ending; a run sweeps what a killed one left.
+    place = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    place.mkdir(parents=True, exist_ok=True)
+    trial = place / path.name
     try:
         form.write(module, facts, calibration, trial)
         parity = compare(module, form.open(trial), inputs, targets)
@@ -123,7 +126,7 @@ def export_model(
         trial.replace(path)
         sync_folder(path.parent)
     finally:
-        remove(trial)
+        shutil.rmtree(place, ignore_errors=True)
     return Artifact(path, how, path.stat().st_size, sha256(path), parity)
 
 

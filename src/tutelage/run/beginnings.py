@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from tutelage.run.teacher import TeacherInHand
 
 __all__ = [
-    "Beginning", "beginning_of", "begun", "keep_smaller", "nets_beside", "planned", "steps_beside", "told_smaller",
+    "Beginning", "EXAMPLES", "beginning_of", "begun", "keep_smaller", "nets_beside", "planned", "steps_beside", "told_smaller",
 ]  # fmt: skip
 
-_EXAMPLES = 512  # of the training part, by which importance is told
+EXAMPLES = 512  # of the training part, by which importance is told
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -162,7 +162,7 @@ def _net_of(teacher: TeacherPlan, how: Beginning, name: str) -> Callable[[], nn.
 
 
 def _smaller(module: nn.Module, how: Beginning, train: Examples, early: nn.Module | None = None) -> Smaller:
-    few = train.take(torch.arange(min(_EXAMPLES, len(train))))
+    few = train.take(torch.arange(min(EXAMPLES, len(train))))
     classes = len(train.classes)
     return shrink(module, how.shrink, as_model_input(few.inputs), few.targets, classes=classes, early=early)
 

@@ -18,10 +18,10 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Unpack, cast, final
+from typing import Any, Unpack, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,31 +29,28 @@ from torch import nn
 
 from tutelage import losses
 from tutelage.data.users import Users, artificial_users, given_users, read_users
-from tutelage.errors import DamagedError, DataError, InputError, ModelError, nearest
+from tutelage.errors import DamagedError, InputError, ModelError, nearest
 from tutelage.evaluation.predict import predict
-from tutelage.files import read_json, read_text, sha256, write_json, write_text
+from tutelage.files import read_json, write_json, write_text
 from tutelage.lang.markdown import say_markdown
 from tutelage.models import adapt
 from tutelage.objective import Objective, Term
-from tutelage.recipe import Recipe, diff, from_mapping, from_text
 from tutelage.run.armplan import ArmPlan
 from tutelage.run.arms import check_learning
 from tutelage.run.cohorts import Workshop, torch_settings, train_cohort
 from tutelage.run.execute import Run, facts_of
 from tutelage.run.folder import RunFolder, check_place
-from tutelage.run.job import Job, job_of_recipe
-from tutelage.run.saved import finished_arm, refuse_folds
+from tutelage.run.job import Job
+from tutelage.run.origin import Origin, origin_of
 from tutelage.run.several import begin
-from tutelage.run.students import load_student, read_facts, save_student, student_file
+from tutelage.run.students import load_student, save_student, student_file
 from tutelage.run.teacher import obtain_teacher
-from tutelage.run.teacherplan import TeacherPlan
 from tutelage.run.usertable import FORMAT, How, Personal, Settings, readme, result_of
 from tutelage.teachers import ModuleTeacher, Teacher
 from tutelage.training import StopSignals, make_device
 
 __all__ = ["personalise"]
 
-_CHANGEABLE = ("train", "seeds", "device", "threads")
 # Whose name stands in a cohort's table of builders.
 _SHARED, _RANDOM = "shared", "random"
 
@@ -98,7 +95,7 @@ def personalise(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("personal students are trained in one process", fix="start it without torchrun")
     check_place(Path(out))
-    origin = _origin(run, changes, trust, taught=settings.anchor == "teacher")
+    origin = origin_of(run, changes, trust, taught=settings.anchor == "teacher")
     _refuse_inside(Path(out), origin.home)
     divided, left = _divided(origin.job, users, skew, seed).with_enough(settings.least)
     told = origin.told | {"division": divided.fingerprint, "users": len(divided), "settings": asdict(settings)}
@@ -120,100 +117,7 @@ def personalise(
         return _under_way(origin, divided, settings, folder, facts | {"division": division}, quiet=quiet)
 
 
-# ---- what it begins with ---------------------------------------------------------------------------------------------
-
-
-@final
-@dataclass(frozen=True, slots=True, eq=False)
-class _Origin:
-    """A finished run, and one arm of it, whose students everybody shares."""
-
-    home: Path
-    arm: str
-    recipe: Recipe  # of the run, with changes
-    job: Job  # its data with labels, its teacher from its file; without arms
-    files: Mapping[int, Path]  # seed -> the shared student's file
-    compression: str
-    student: str  # its name in the recipe
-    trust: bool
-
-    @property
-    def told(self) -> dict[str, Any]:
-        """By which it is known again."""
-        teachers = self.job.teacher.members or {"": self.job.teacher}
-        return {
-            "arm": self.arm,
-            "shared": {str(seed): sha256(path) for seed, path in self.files.items()},
-            "teacher": {name: sha256(plan.weights) for name, plan in teachers.items() if plan.weights is not None},
-        }
-
-    def shared(self, seed: int) -> nn.Module:
-        """The shared student, anew."""
-        return load_student(self.files[seed].parent, compression=self.compression, trust=self.trust)
-
-    def config(self, seed: int) -> dict[str, Any]:
-        """The facts by which its file is built again."""
-        apart = {"kept_epoch", "curve", "learned"}
-        facts = read_facts(self.files[seed])
-        return {key: value for key, value in facts.items() if key not in apart and not key.startswith("sha256")}
-
-
-def _origin(run: Run | Path | str, changes: Sequence[str], trust: bool, *, taught: bool) -> _Origin:
-    home, arm, report = finished_arm(run.folder if isinstance(run, Run) else run)
-    refuse_folds(home, report)
-    home = home.resolve()
-    text = read_text(home / "config.yaml")
-    if all(line.startswith("#") for line in text.splitlines() if line.strip()):
-        raise InputError(
-            f"the run in {home} was made in Python, so its folder does not say where its data and teacher are",
-            expected="a run of a recipe", fix="write it as a recipe: `tutelage recipes` lists examples",
-        )  # fmt: skip
-    before = from_text(text, str(home / "config.yaml"))
-    recipe = from_mapping(before.model_dump(mode="json"), list(changes)) if changes else before
-    for line in diff(before, recipe):
-        if line.split(":")[0].split(".")[0] not in _CHANGEABLE:
-            raise InputError(
-                f"`{line.split(':')[0]}` is the run's and cannot be changed for its users", given=line,
-                expected="keys of " + ", ".join(_CHANGEABLE),
-            )  # fmt: skip
-    row = next(model for model in report["models"] if model["name"] == arm)
-    files = {one: student_file(home, row["of"] or arm, one, row["compression"]) for one in recipe.seeds}
-    for one, path in files.items():
-        if not path.is_file():
-            seeds = ", ".join(str(each["seed"]) for each in row["runs"])
-            raise InputError(f"the run has no student of seed {one}", where="seeds", expected=f"seeds of it: {seeds}")
-        if read_facts(path).get("model") is None:
-            load_student(path.parent)  # which says why it cannot be built
-    job = job_of_recipe(recipe, trust=trust)
-    if job.splits.train.tasks:
-        raise InputError(
-            "personal students learn one task, but the run's data has several", given=", ".join(job.splits.train.sizes)
-        )
-    _same_data(job, home)
-    # Of the users' own examples partners are drawn and views are made, so what a store holds is about other inputs.
-    teacher = _from_files(job.teacher, home) if taught else TeacherPlan()
-    job = replace(job.teaching, teacher=teacher, arms={}, store=None, balance="none")
-    return _Origin(home, arm, recipe, job, files, row["compression"], row["student"], trust)
-
-
-def _same_data(job: Job, home: Path) -> None:
-    """What the shared student learned from must not come into anybody's test part."""
-    before = read_json(home / "manifest.json").get("data", {}).get("fingerprint")
-    if job.splits.fingerprint != before:
-        raise DataError(
-            "the data has changed since the run", where=job.splits.train.name,
-            given=f"fingerprint {job.splits.fingerprint[:12]}", expected=str(before)[:12], fix="restore the data",
-        )  # fmt: skip
-
-
-def _from_files(plan: TeacherPlan, home: Path) -> TeacherPlan:
-    """The teacher as the run kept it, so that it is not trained again."""
-    if plan.members:
-        return replace(plan, members={name: _from_files(one, home) for name, one in plan.members.items()})
-    file = home / "teacher" / f"{plan.slug}.safetensors"
-    if not file.is_file() or read_json(file.with_suffix(".json")).get("sha256") != sha256(file):
-        raise DamagedError(f"{file} is missing or was altered", fix="restore the run's folder")
-    return replace(plan, weights=file, train=None, store=None)
+# ---- before anything is trained --------------------------------------------------------------------------------------
 
 
 def _divided(job: Job, users: int | Mapping[str, Any] | Path | str, skew: float, seed: int) -> Users:
@@ -259,7 +163,7 @@ def _finished(folder: RunFolder) -> Personal:
 
 
 def _under_way(
-    origin: _Origin, users: Users, settings: Settings, folder: RunFolder, facts: Mapping[str, Any], *, quiet: bool
+    origin: Origin, users: Users, settings: Settings, folder: RunFolder, facts: Mapping[str, Any], *, quiet: bool
 ) -> Personal:
     """Everything between the begin and the end, however it ends."""
     started, job = time.monotonic(), origin.job
@@ -300,7 +204,7 @@ def _plans(settings: Settings) -> dict[str, ArmPlan]:
     return found
 
 
-def _train(origin: _Origin, users: Users, settings: Settings, arms: Mapping[str, ArmPlan], shop: Workshop) -> None:
+def _train(origin: Origin, users: Users, settings: Settings, arms: Mapping[str, ArmPlan], shop: Workshop) -> None:
     """Train every student that is not on disk yet."""
     plan, folder = origin.job.students[origin.student], shop.folder
     if settings.scratch and plan.head is not None:
@@ -335,7 +239,7 @@ def _train_user(
     shop.signals.check()
 
 
-def _beginning(origin: _Origin, seed: int, train: Sequence[str]) -> Callable[[], nn.Module]:
+def _beginning(origin: Origin, seed: int, train: Sequence[str]) -> Callable[[], nn.Module]:
     return lambda: _only(origin.shared(seed), train)
 
 
@@ -375,7 +279,7 @@ def _only(module: nn.Module, train: Sequence[str]) -> nn.Module:
 
 
 def _judged(
-    origin: _Origin, users: Users, arms: Mapping[str, ArmPlan], shop: Workshop
+    origin: Origin, users: Users, arms: Mapping[str, ArmPlan], shop: Workshop
 ) -> dict[str, NDArray[np.float64]]:
     """Every arm -> shares (S, U, 2) that are right, of every user's own test examples and of all test examples."""
     folder = shop.folder
