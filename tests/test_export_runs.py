@@ -233,7 +233,7 @@ def _parity() -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("formats", "says"),
     [
-        (["onxx"], "no format `onxx` (recipe.json, line "),
+        (["onxx"], "recipe.json:32)\nhint: did you mean `onnx`?"),
         (["safetensors"], "every student is written as safetensors anyway"),
         (["onnx", "onnx"], "onnx stands here twice"),
         ("onnx", "expected a list of formats such as [onnx, onnx-int8], got 'onnx'"),

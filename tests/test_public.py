@@ -16,7 +16,7 @@ ROOMS = ["data", "evaluation", "export", "losses", "models", "recipe", "report",
 def test_the_top_level_names() -> None:
     assert sorted(tutelage.__all__) == tutelage.__all__ == [
         "Batch", "Distiller", "Objective", "Outputs", "Run", "Sampled", "Step", "Term", "TopK", "distill", "iterate",
-        "run_recipe",
+        "personalise", "run_recipe",
     ]  # fmt: skip
     for name in tutelage.__all__:
         assert getattr(tutelage, name).__name__ == name

@@ -90,7 +90,7 @@ WRONG = {
         "seeds: [0]",
         "qqq: 1",
         "unknown key `qqq` (recipe.yaml:2)\n"
-        "hint: known names: arms, combine, compress, data, device, name, report, seeds, student, students, "
+        "hint: known names: arms, combine, compress, data, device, export, name, report, seeds, student, students, "
         "teacher, teachers, …",
     ),
     "right key, wrong level": (

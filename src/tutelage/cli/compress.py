@@ -105,4 +105,6 @@ def _blocks(text: str) -> Any:
         numbers = []
     if not equals or key not in ("every", "average", "keep") or not numbers or (key != "keep" and len(numbers) > 1):
         raise InputError("--layers says which blocks stay", given=text, expected="every=2, average=2 or keep=0,2,4")
-    return Thin(keep=numbers) if key == "keep" else Thin(**{key: numbers[0]})
+    if key == "keep":
+        return Thin(keep=numbers)
+    return Thin(every=numbers[0]) if key == "every" else Thin(average=numbers[0])

@@ -74,8 +74,8 @@ def personalise(run: str, users: str, out: str | None, overrides: tuple[str, ...
       tutelage personalise runs/digits --users 10 --skew 0.3
 
     The run's data is divided among users, all three parts by the same rule. Everybody's students begin with the weights
-    of the shared one: ‘local’ learns the user's labels, ‘anchored’ also soft targets of the shared teacher, which keep
-    it from forgetting. They are compared with the shared student on the user's own test examples, and on all.
+    of the shared one: ‘local’ learns the user's labels, ‘anchored’ also soft targets of the shared teacher, so that it
+    forgets less. They are compared with the shared student on the user's own test examples, and on all.
 
     The recipe is the run's; --set changes keys of train, seeds, device or threads. The same command goes on after a
     stop.

@@ -107,7 +107,6 @@ function answer(whose, logits) {
     line.querySelector("i").style.width = `${100 * share}%`;
   });
   at(whose).dataset.logits = JSON.stringify(logits);
-  at(whose).dataset.turn = turn;
   best[whose] = order[0];
   verdict();
 }
@@ -147,9 +146,10 @@ function forget() {
 function take(found, { truth = "", pressed = null, empty = false } = {}) {
   pixels = found;
   turn += 1;
+  document.body.dataset.turn = turn;
   clearTimeout(rest);
   trouble("");
-  paint(at("seen").getContext("2d"), pixels, facts.shape);
+  paint(at("seen").getContext("2d", { willReadFrequently: true }), pixels, facts.shape);
   for (const id of ["truth", "also"]) at(id).textContent = truth;
   for (const one of document.querySelectorAll(".strip button")) {
     one.setAttribute("aria-pressed", String(one === pressed));

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from tutelage.run.teacher import TeacherInHand
 
 __all__ = [
-    "Beginning", "EXAMPLES", "beginning_of", "begun", "keep_smaller", "nets_beside", "planned", "steps_beside", "told_smaller",
+    "EXAMPLES", "Beginning", "beginning_of", "begun", "keep_smaller", "nets_beside", "planned", "steps_beside",
+    "told_smaller",
 ]  # fmt: skip
 
 EXAMPLES = 512  # of the training part, by which importance is told

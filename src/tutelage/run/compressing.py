@@ -1,4 +1,4 @@
-"""One trained model made smaller, outside a comparison: a run's student, or weights of anybody's in a recipe's student."""
+"""One trained model made smaller, outside a comparison: a student of a run, or weights of anybody's."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ eval/            what every model answered on the test part, (…-val.npz) on th
                  sample of the training part
 fold-<n>/        of a cross-validation: the runs of its folds
 round-<n>/       of an iteration: the runs of its rounds; iterate.json says which was chosen
+users.json       of personal students: what each user gains
 report.json, report.html, README.md
 trackers/        what trackers keep, where the recipe names some
 debug/           only after a fault
@@ -37,7 +38,7 @@ __all__ = ["RunFolder", "check_place"]
 # In the order in which they are removed: without a manifest a run begins anew, and while the recipe is there the folder
 # is known for a run's, wherever the removal was killed.
 _OURS = (
-    "manifest.json", "fold-*", "round-*", "iterate.json", "metrics.jsonl", "log.txt", "teacher", "checkpoints",
+    "manifest.json", "fold-*", "round-*", "iterate.json", "users.json", "metrics.jsonl", "log.txt", "teacher", "checkpoints",
     "students", "eval", "report.json", "report.html", "README.md", "trackers", "debug", "config.yaml",
 )  # fmt: skip
 _HALF_WRITTEN = re.compile(r"\..+\.\d+\.tmp")  # by a killed process, or by one that is at it; see `write_bytes`

@@ -19,7 +19,7 @@ from tutelage.run.folder import RunFolder
 
 __all__ = ["begin", "kept_folder", "refuse_another"]
 
-_KINDS = ("folds", "rounds")
+_KINDS = ("folds", "rounds", "users")
 
 
 @contextlib.contextmanager
@@ -74,15 +74,18 @@ def refuse_another(folder: RunFolder, kind: str) -> None:
         "run": f"{home} holds an ordinary run",
         "folds": f"{home} holds a cross-validation",
         "rounds": f"{home} holds the rounds of an iteration",
+        "users": f"{home} holds personal students",
     }
     wanted = {
         "run": "a run, or an empty folder",
         "folds": "a cross-validation, or an empty folder",
         "rounds": "the rounds of an iteration, or an empty folder",
+        "users": "personal students, or an empty folder",
     }
     fixes = {
         "run": "choose another folder with --out, or add --overwrite",
         "folds": "go on with `tutelage crossval`, choose another folder with --out, or add --overwrite",
         "rounds": "go on with `tutelage iterate`, choose another folder with --out, or add --overwrite",
+        "users": "go on with `tutelage personalise`, choose another folder with --out, or add --overwrite",
     }
     raise InputError(holds[found], expected=wanted[kind], fix=fixes[found])
