@@ -4,6 +4,7 @@ Every file gets a server of its own. Blocks of requests, by 1, 8 and 64 clients 
 again when they are answered, alternate with blocks of bare calls in an order that changes, so that a drifting clock or
 a busy neighbour hits all. The clients are one process without threads, on sockets that stay open for a block; they take
 a core of their own, and part of the server's if there is none left. Times of an answer are those that a client sees.
+CPU time, of the server or of the bare calls, is what a busy machine blurs least; it is known to 10 ms a block.
 
     python benchmarks/serve.py FILE.onnx [FILE.int8.onnx …] [--rounds 9] [--seconds 1]
 """
@@ -131,6 +132,14 @@ def calls(port: int) -> tuple[int, int]:
     return told["answered"], told["calls"]
 
 
+def cpu(process: subprocess.Popen[str] | None) -> float:
+    """Seconds that a server has computed so far; those of this process where there is none."""
+    if process is None:
+        return time.process_time()
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="+", type=Path)
@@ -140,18 +149,19 @@ def main() -> None:
     random.seed(0)
     servers = [start(path) for path in options.files]
     try:
-        measure(options.files, [port for _, port in servers], options.rounds, options.seconds)
+        measure(options.files, servers, options.rounds, options.seconds)
     finally:
         for server, _ in servers:
             server.send_signal(signal.SIGTERM)
             server.wait(30)
 
 
-def measure(files: list[Path], ports: list[int], rounds: int, seconds: float) -> None:
+def measure(files: list[Path], servers: list[tuple[subprocess.Popen[str], int]], rounds: int, seconds: float) -> None:
     """Print what every file does, bare and served."""
     blocks: dict[tuple[str, str, int], Block] = {}
-    port_of: dict[tuple[str, str, int], int] = {}
-    for path, port in zip(files, ports, strict=True):
+    server_of: dict[tuple[str, str, int], tuple[subprocess.Popen[str], int]] = {}
+    spent = dict[tuple[str, str, int], float]()
+    for path, server in zip(files, servers, strict=True):
         shape = open_artifact(path, threads=1).facts.input_shape
         row = np.random.default_rng(0).integers(0, 256, (1, *shape)).astype(np.float32) / np.float32(255)
         text = json.dumps({"inputs": np.round(row.astype(float), 4).tolist()}).encode()
@@ -159,29 +169,33 @@ def measure(files: list[Path], ports: list[int], rounds: int, seconds: float) ->
         for clients in CLIENTS:
             blocks[path.name, "bare", clients] = bare(path, clients)
             for title, (kind, body) in bodies.items():
-                blocks[path.name, title, clients] = served(port, request(kind, body), clients)
-                port_of[path.name, title, clients] = port
+                blocks[path.name, title, clients] = served(server[1], request(kind, body), clients)
+                server_of[path.name, title, clients] = server
     times: dict[tuple[str, str, int], list[float]] = {key: [] for key in blocks}
     rates: dict[tuple[str, str, int], list[float]] = {key: [] for key in blocks}
-    shared: dict[tuple[str, str, int], list[float]] = {key: [] for key in port_of}
+    shared: dict[tuple[str, str, int], list[float]] = {key: [] for key in server_of}
     for block in blocks.values():
         block(0.2)
     for _ in range(rounds):
         for key in random.sample(list(blocks), len(blocks)):
-            before = calls(port_of[key]) if key in port_of else (0, 0)
+            process, port = server_of.get(key, (None, 0))
+            before = calls(port) if process else (0, 0)
+            start = cpu(process)
             found, taken = blocks[key](seconds)
+            spent[key] = spent.get(key, 0.0) + cpu(process) - start
             times[key] += found
             rates[key].append(len(found) / taken)
-            if key in port_of:
-                after = calls(port_of[key])
+            if process:
+                after = calls(port)
                 shared[key].append((after[0] - before[0]) / (after[1] - before[1]))
     for key, found in times.items():
         p50, p99 = np.percentile(found, [50, 99]) * 1e3
         low, middle, high = np.percentile(rates[key], [25, 50, 75])
+        work = spent[key] / len(found) * 1e3
         together = f", {np.median(shared[key]):4.1f} examples a call" if key in shared else ""
         name, title, clients = key
         what = f"{clients} examples a call" if title == "bare" else f"{clients} clients"
-        print(f"{name:<18} {title:<10} {what:<20} p50 {p50:8.3f} ms   p99 {p99:8.3f} ms   "
+        print(f"{name:<18} {title:<10} {what:<20} p50 {p50:8.3f} ms   p99 {p99:8.3f} ms   CPU {work:6.3f} ms   "
               f"{middle:8,.0f} examples/s (quartiles {low:,.0f} … {high:,.0f}){together}")  # fmt: skip
 
 

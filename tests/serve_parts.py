@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,16 @@ RAW, JSON = "application/octet-stream", "application/json"
 @dataclass
 class Server:
     process: subprocess.Popen[bytes]
-    port: int
     log: Path
+
+    @cached_property
+    def port(self) -> int:
+        """Where it listens, as soon as it says so."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if found := re.search(rb"http://127\.0\.0\.1:(\d+)", line):
+                return int(found[1])
+        raise AssertionError(self.log.read_text())
 
     def ask(
         self, method: str, path: str, body: bytes = b"", kind: str | None = None, **headers: str
@@ -83,17 +92,9 @@ def started(words: Sequence[str], folder: Path) -> Iterator[Server]:
         subprocess.Popen([sys.executable, "-u", *words], stdout=subprocess.PIPE, stderr=errors) as process,
     ):
         try:
-            yield Server(process, _port(process, log), log)
+            yield Server(process, log)
         finally:
             process.kill()
-
-
-def _port(process: subprocess.Popen[bytes], log: Path) -> int:
-    assert process.stdout is not None
-    for line in process.stdout:
-        if found := re.search(rb"http://127\.0\.0\.1:(\d+)", line):
-            return int(found[1])
-    raise AssertionError(log.read_text())
 
 
 def perceptron(path: Path, shape: tuple[int, ...], classes: tuple[str, ...], name: str) -> Path:

@@ -24,9 +24,9 @@ from tutelage.data import as_model_input, load
 from tutelage.demo import Exhibit, Server, exhibit, prepare
 from tutelage.demo.picture import MOST_BYTES, as_pixels
 from tutelage.errors import DamagedError, DataError, GateError, InputError
-from tutelage.files import read_json, write_json
+from tutelage.files import read_json, sha256, write_json
 from tutelage.run.evalfiles import eval_files, read_eval_file
-from tutelage.run.students import load_student
+from tutelage.run.students import load_student, student_file
 
 pytest.importorskip("onnx", reason="needs onnx, which writes the student for the browser")
 runtime = pytest.importorskip("onnxruntime", reason="needs onnxruntime, which checks the student's file")
@@ -116,6 +116,25 @@ def test_a_file_in_8_bits_that_answers_otherwise_is_left_out(run: Path, monkeypa
     assert found.seed == 3
     assert found.files == {"onnx": b"onnx"}
     assert found.notices == ("not shown in 8 bits: student.onnx does not answer as its model does",)
+
+
+def test_an_arm_that_was_exported_is_shown_from_its_own_file(run: Path, shown: Exhibit, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    report = read_json(copy / "report.json")
+    row = next(one for one in report["models"] if one["name"] == "distilled")
+    for how in ("onnx-int8", "torch"):
+        report["models"].append({**row, "name": f"distilled.{how}", "of": "distilled", "compression": how})
+        for each in row["runs"]:
+            file = student_file(copy, "distilled", each["seed"], how)
+            file.write_bytes(shown.files["onnx-int8"])
+            facts = read_json(file.with_name("student.json"))
+            write_json(file.with_name("student.json"), {**facts, f"sha256.{how}": sha256(file)})
+            answers = eval_files(copy, "distilled", each["seed"])["test"]
+            shutil.copy(answers, eval_files(copy, f"distilled.{how}", each["seed"])["test"])
+    write_json(copy / "report.json", report)
+    assert prepare(f"{copy}:distilled.onnx-int8", seed=1).files == {"onnx-int8": shown.files["onnx-int8"]}
+    with pytest.raises(InputError, match="is a file that no browser reads"):
+        prepare(f"{copy}:distilled.torch")
 
 
 # ---- what is refused -------------------------------------------------------------------------------------------------

@@ -91,7 +91,7 @@ WRONG = {
         "qqq: 1",
         "unknown key `qqq` (recipe.yaml:2)\n"
         "hint: known names: arms, combine, compress, data, device, export, name, report, seeds, student, students, "
-        "teacher, teachers, …",
+        "teacher, …",
     ),
     "right key, wrong level": (
         "name: first\n",

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_line import call
 from numpy.typing import NDArray
 from PIL import Image
-from serve_parts import JSON, Doubling, Server, doubled, perceptron, post, started
 
+from command_line import call
+from serve_parts import JSON, Doubling, Server, doubled, perceptron, post, started
 from tutelage.errors import InputError, MissingExtraError, ModelError
 from tutelage.export import Facts, Runner, open_artifact
 from tutelage.files import sha256

@@ -5,7 +5,7 @@ the rounding, and stops at what was cut off (Jacob et al., CVPR 2018, arXiv 1712
 scale for every output channel. A batch norm behind the layer multiplies each of these channels by one number, so the
 codes of a folded weight are those of the plain one: nothing has to be folded while the student learns.
 
-    progress   0 ─────────── start ─────────── still ─────────── 1
+    progress   0 ─────────── after ─────────── still ─────────── 1
     training   ranges watched   rounded, watched   rounded, ranges and statistics of batch norms stand
     eval mode  rounded with the ranges so far, so that validation always judges what will ship
 """
@@ -42,13 +42,13 @@ class Quantise:
     Args:
         weights: "int8" or "int4".
         activations: "int8", what goes into every rounded layer; "float" leaves that as it is.
-        start: the share of training from which on it learns with rounding.
-        still: the share from which on ranges and the statistics of batch norms do not move any more.
+        after: the share of training after which it learns with rounding.
+        still: the share after which ranges and the statistics of batch norms do not move any more.
     """
 
     weights: str = "int8"
     activations: str = "int8"
-    start: float = 0.5
+    after: float = 0.5
     still: float = 0.9
 
     def __post_init__(self) -> None:
@@ -57,9 +57,11 @@ class Quantise:
                 "there is no such rounding", given=f"weights {self.weights}, activations {self.activations}",
                 expected="weights int8 or int4, activations int8 or float",
             )  # fmt: skip
-        if not 0 <= self.start <= self.still <= 1:
-            raise InputError("rounding starts before ranges stand still",
-                             given=f"start {self.start:g}, still {self.still:g}", expected="0 ≤ start ≤ still ≤ 1")  # fmt: skip
+        if not 0 <= self.after <= self.still <= 1:
+            raise InputError(
+                "rounding begins before ranges stand still", given=f"after {self.after:g}, still {self.still:g}",
+                expected="0 ≤ after ≤ still ≤ 1",
+            )  # fmt: skip
 
 
 @final
@@ -74,7 +76,7 @@ class _Clock(nn.Module):
         self.register_buffer("stage", torch.tensor(_WATCHES, dtype=torch.uint8))
 
     def walk(self, progress: float) -> None:
-        now = _STANDS if progress >= self.how.still else _ROUNDS if progress >= self.how.start else _WATCHES
+        now = _STANDS if progress >= self.how.still else _ROUNDS if progress >= self.how.after else _WATCHES
         self.stage.fill_(now)
 
     def hold(self, layer: nn.Module, _: object) -> None:

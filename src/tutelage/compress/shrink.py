@@ -20,6 +20,8 @@ from tutelage.errors import InputError, ModelError
 __all__ = ["Prune", "Shrink", "Smaller", "shrink"]
 
 _ASKED = 256  # examples at a time, where gradients are taken
+_ENOUGH = 64  # examples to take the statistics of batch norms from
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 @final
@@ -81,12 +83,15 @@ def shrink(
 ) -> Smaller:
     """A smaller copy of a trained model, in train mode and all of it learning.
 
-    The same model, plan and examples give the same copy. Channels are cut by the extra `compress`.
+    The same model, plan and examples give the same copy. Channels are cut by the extra `compress`. Batch norms take
+    their statistics anew from the examples, since what they read is no longer what it was: of a net whose channels were
+    halved, this alone can be the difference between chance and most of its accuracy.
 
     Args:
         module: (B, …) -> logits (B, outputs).
         how: what to do.
-        examples: (N, …) float32 on the module's device; two are enough unless something is done by "taylor".
+        examples: (N, …) float32 on the module's device, of the training part; some hundreds. Fewer than 64 leave the
+            statistics of batch norms as they are.
         targets: (N,) int64, their classes.
         classes: the first so many outputs are those of the targets; None: all.
         early: the same net with earlier weights, which the masked copy of `kind="unstructured"` starts from
@@ -120,6 +125,8 @@ def shrink(
         mask(small, masks)
         kept, all_ = sum(int(one.sum()) for one in masks.values()), sum(one.numel() for one in masks.values())
         steps.append({"how": "zeros", "share": 1 - kept / all_})
+    if steps and early is None and len(examples) >= _ENOUGH:
+        _take_statistics(small, examples)
     if _shape(small, examples) != shape:
         raise ModelError("the smaller model answers in another shape", given=str(_shape(small, examples)))
     return Smaller(small.train(), tuple(steps))
@@ -135,6 +142,24 @@ def _shape(module: nn.Module, examples: Tensor) -> tuple[int, ...]:
             given=" ".join(f"{type(error).__name__}: {error}".split())[:200],
             fix="name other layers, or make it smaller in another way",
         ) from error
+
+
+@torch.no_grad()
+def _take_statistics(module: nn.Module, examples: Tensor) -> None:
+    """Mean and variance of what every batch norm reads now, each batch counting the same."""
+    norms = [layer for layer in module.modules() if isinstance(layer, _NORMS) and layer.track_running_stats]
+    before = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    if norms:
+        for part in torch.split(examples, _ASKED):
+            if len(part) >= _ENOUGH:
+                module(part)
+    for norm, momentum in zip(norms, before, strict=True):
+        norm.momentum = momentum
+        norm.eval()
 
 
 def _masks(module: nn.Module, how: Prune, examples: Tensor, targets: Tensor, classes: int) -> dict[str, Tensor]:

@@ -2,6 +2,8 @@
 
 Which channels hang together, across additions, norms and concatenations, is found by Torch-Pruning (Fang et al. 2023,
 CVPR, arXiv 2301.12900). A few channels of the least importance go at a time, over all layers, until the target is met.
+Importance counts as a multiple of what it was on average in the same layers at the beginning: anew after every cut, a
+layer with a few large channels would lose all others, since each cut lifts the mean by which the next ones are judged.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from tutelage.evaluation.cost import multiply_adds, parameters
 __all__ = ["cut_channels"]
 
 _ROUNDS = 100  # about so many times a few channels go
+# No layer goes below this share of the channels that it would keep if all layers lost the same share.
+_LEAST = 0.8
 
 
 def cut_channels(
@@ -59,14 +63,16 @@ def cut_channels(
             F.cross_entropy(module(examples)[:, :classes], targets).backward()  # type: ignore[no-untyped-call]
         graph = _graph(module, few)
         fixed = _fixed(module, few, graph)
-        left, now = 0, whole
+        start = {group[0].dep.target.module: score for group, score in _scores(graph, importance, fixed)}
+        first = {root: (len(score), float(score.mean())) for root, score in start.items()}
+        now = whole
         while now > to * whole:
-            left = _cut_some(graph, importance, fixed, left)
-            if not left:
+            # Costs go with the square of the channels, those read and those written.
+            if not _cut_some(_scores(graph, importance, fixed), graph, first, _LEAST * to**0.5):
                 raise ModelError(
                     "channels alone do not make this model so small",
                     given=f"to {to:g} of the {of.replace('_', '-')}",
-                    expected=f"at least {now / whole:.3f}, where every layer has one channel left that can go",
+                    expected=f"at least {now / whole:.3f}, where the layers that can be cut have few channels left",
                     fix="choose a larger share, or prune single weights: kind: unstructured",
                 )
             now = measure()
@@ -88,12 +94,12 @@ def _importance(by: str) -> Any:
     try:
         from torch_pruning.pruner import importance
     except ImportError as error:
-        raise MissingExtraError("compress", "torch-pruning", purpose="cutting channels out") from error
+        raise MissingExtraError("torch-pruning", "compress", purpose="cutting channels out") from error
     kinds = {
         "magnitude": importance.GroupMagnitudeImportance, "taylor": importance.GroupTaylorImportance,
         "random": importance.RandomImportance,
     }  # fmt: skip
-    return kinds[by]()
+    return kinds[by]() if by == "random" else kinds[by](normalizer=None)
 
 
 def _graph(module: nn.Module, few: Tensor) -> Any:
@@ -144,31 +150,41 @@ def _fixed(module: nn.Module, few: Tensor, graph: Any) -> list[nn.Module]:
     return found
 
 
-@torch.no_grad()
-def _cut_some(graph: Any, importance: Any, fixed: list[nn.Module], before: int) -> int:
-    """Cut the channels of the least importance, about a hundredth of all there were; how many there were at first.
+def _scores(graph: Any, importance: Any, fixed: list[nn.Module]) -> list[tuple[Any, Tensor]]:
+    """The groups that can be cut, each with the importance of its channels, float64."""
+    with torch.no_grad():
+        found = [(group, importance(group)) for group in graph.get_all_groups(ignored_layers=list(fixed))]
+    return [(group, score.double().cpu()) for group, score in found if score is not None and len(score) > 1]
+
+
+def _cut_some(
+    scores: list[tuple[Any, Tensor]], graph: Any, first: dict[nn.Module, tuple[int, float]], least: float
+) -> bool:
+    """Cut the channels of the least importance, about a hundredth of all there were; whether any could go.
 
     Args:
-        before: what the first call gave, 0 for that one.
-
-    Returns:
-        0 where no channel is left that can go.
+        scores: of every group that can be cut.
+        graph: that they are of.
+        first: root of a group -> how many channels it had at first, and their mean importance.
+        least: the share of its first channels that a group keeps.
     """
-    groups = list(graph.get_all_groups(ignored_layers=list(fixed)))
-    scores = [(group, importance(group)) for group in groups]
-    kept = [(group, score.double().cpu()) for group, score in scores if score is not None and len(score) > 1]
-    if not kept:
-        return 0
-    total = before or sum(len(score) for _, score in kept)
-    # Of every group the best channel stays, whatever the others are worth.
-    worth = [score.index_fill(0, score.argmax(), float("inf")) for _, score in kept]
+    worth = []
+    for group, score in scores:
+        count, mean = first[group[0].dep.target.module]
+        keep = max(1, round(least * count))
+        own = score / mean if mean > 0 else score
+        # The best ones stay, whatever the others are worth.
+        worth.append(own.index_fill(0, torch.sort(own, descending=True, stable=True).indices[:keep], float("inf")))
+    if not worth or not bool(torch.isfinite(torch.cat(worth)).any()):
+        return False
+    total = sum(count for count, _ in first.values())
     order = torch.sort(torch.cat(worth), stable=True).indices[: max(1, total // _ROUNDS)]
     start = 0
-    for (group, score), own in zip(kept, worth, strict=True):
+    for (group, score), own in zip(scores, worth, strict=True):
         here = order[(order >= start) & (order < start + len(score))] - start
         here = here[torch.isfinite(own[here])]
         start += len(score)
         if len(here):
             item = group[0]
             graph.get_pruning_group(item.dep.target.module, item.dep.handler, sorted(here.tolist())).prune()
-    return total
+    return True

@@ -103,9 +103,7 @@ def name_task(splits: Splits, task: str) -> Splits:
             "the main task cannot be called like a further one", where="data.task", given=task,
             fix="choose another name, or leave it out",
         )  # fmt: skip
-    return replace(
-        splits, **{part: replace(getattr(splits, part), task=task) for part in ("train", "val", "test")}
-    )
+    return replace(splits, **{part: replace(getattr(splits, part), task=task) for part in ("train", "val", "test")})
 
 
 def only(examples: Examples, task: str) -> Examples:
@@ -122,6 +120,4 @@ def only(examples: Examples, task: str) -> Examples:
 
 def splits_of(splits: Splits, task: str) -> Splits:
     """The same splits with one of their tasks, as if there were no other."""
-    return replace(
-        splits, train=only(splits.train, task), val=only(splits.val, task), test=only(splits.test, task)
-    )
+    return replace(splits, train=only(splits.train, task), val=only(splits.val, task), test=only(splits.test, task))

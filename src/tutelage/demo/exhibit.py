@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -15,19 +15,19 @@ from numpy.typing import NDArray
 from tutelage.data import Examples, Splits, as_model_input
 from tutelage.demo.teacher import TeacherAtHand, teacher_of_run
 from tutelage.errors import DataError, GateError, InputError, ModelError
-from tutelage.export import Facts, export_model
-from tutelage.files import read_json, read_text
+from tutelage.export import FORMATS, export_model
+from tutelage.files import read_json
 from tutelage.lang.names import names_in
-from tutelage.recipe import Recipe, from_text
 from tutelage.run.evalfiles import eval_files, read_eval_file
-from tutelage.run.job import job_of_recipe
-from tutelage.run.saved import finished_arm, refuse_folds
-from tutelage.run.students import load_student, read_facts, student_file
+from tutelage.run.exports import facts_for, material
+from tutelage.run.job import Job, job_of_recipe
+from tutelage.run.saved import finished_arm, recipe_of, refuse_folds
+from tutelage.run.students import as_learned, load_student, read_facts, student_file
 
 __all__ = ["Exhibit", "Picked", "prepare"]
 
-_CALIBRATION = 256  # training examples on which int8 finds its ranges
-_COMPARED = 512  # examples on which a file is compared with its model
+_FORMATS = ("onnx", "onnx-int8")  # that a browser reads, the first one first
+_LOOKED_AT = 512  # test images
 _EACH = 10  # test images on which student and teacher differ, and as many on which they agree
 
 
@@ -86,21 +86,22 @@ def prepare(run: Path | str, *, seed: int | None = None, threads: int = 1, trust
     file = student_file(home, row["of"] or arm, seed, row["compression"])
     facts = read_facts(file)
     shape = _image_shape(facts["input_shape"])
-    student = load_student(file.parent, compression=row["compression"], trust=trust)
-    job = job_of_recipe(_recipe(home), trust=trust)
+    if row["compression"] in FORMATS and row["compression"] not in _FORMATS:
+        raise InputError(
+            f"the arm `{arm}` is a file that no browser reads", given=row["compression"],
+            expected=f"an arm of {' or '.join(_FORMATS)}, or one whose weights can be written so",
+            fix=f"name the arm that it was made from: {home}:{row['of']}",
+        )  # fmt: skip
+    job = job_of_recipe(recipe_of(home), trust=trust)
     _same_data(job.splits, home)
-    images = as_model_input(job.splits.test.inputs[:_COMPARED].clone())
+    images = as_model_input(job.splits.test.inputs[:_LOOKED_AT].clone())
     if images.min() < 0 or images.max() > 1:
         raise InputError(
             "the demo shows images, but the values of these do not lie between 0 and 1", where=job.splits.test.name,
             given=f"{float(images.min()):.3g} … {float(images.max()):.3g}",
             fix="train on bytes, or on numbers in [0, 1]; mean and deviation are the model's own business",
         )  # fmt: skip
-    told = Facts(
-        tuple(facts["classes"]), shape, facts.get("model"), facts.get("args"), tuple(facts["mean"]),
-        tuple(facts["std"]), arm,
-    )  # fmt: skip
-    files, notices = _written(student, told, job.splits)
+    files, notices = _written(file, row["compression"], facts, job, trust)
     rows, picked = _picked(home, arm, seed, job.splits.test)
     return Exhibit(
         run=str(report["recipe"]["name"]),
@@ -115,7 +116,7 @@ def prepare(run: Path | str, *, seed: int | None = None, threads: int = 1, trust
         light_ground=_light_ground(images),
         threads=threads,
         names=names_in(report),
-        notices=notices,
+        notices=tuple(notices),
     )
 
 
@@ -137,16 +138,6 @@ def _image_shape(given: Sequence[int]) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def _recipe(home: Path) -> Recipe:
-    text = read_text(home / "config.yaml")
-    if all(line.startswith("#") for line in text.splitlines() if line.strip()):
-        raise InputError(
-            f"the run in {home} was made in Python, so its folder does not say where its data and teacher are",
-            expected="a run of a recipe", fix="write it as a recipe: `tutelage recipes` lists examples",
-        )  # fmt: skip
-    return from_text(text, str(home / "config.yaml"))
-
-
 def _same_data(splits: Splits, home: Path) -> None:
     """What was answered in the run must have been about these examples."""
     before = read_json(home / "manifest.json").get("data", {}).get("fingerprint")
@@ -157,27 +148,39 @@ def _same_data(splits: Splits, home: Path) -> None:
         )  # fmt: skip
 
 
-def _written(student: torch.nn.Module, facts: Facts, splits: Splits) -> tuple[dict[str, bytes], tuple[str, ...]]:
-    """The student as ONNX, and in 8 bits if that answers as it does; and what a person should know of them."""
-    calibration = as_model_input(splits.train.inputs[:_CALIBRATION].clone())
-    # Where validation is small, training examples help out; none of them are those of the ranges.
-    enough = max(0, _COMPARED - len(splits.val))
-    further = splits.train.inputs[_CALIBRATION : _CALIBRATION + enough]
-    compared = as_model_input(torch.cat([splits.val.inputs[:_COMPARED], further]))
+def _written(
+    file: Path, how: str, facts: Mapping[str, Any], job: Job, trust: bool
+) -> tuple[dict[str, bytes], list[str]]:
+    """The student as ONNX, and in 8 bits if that answers as it does; and what a person should know of them.
+
+    Args:
+        file: its weights, or the file that the run exported.
+        how: the format of that; "" for plain weights.
+        facts: what `read_facts` says of it.
+        job: of the run's recipe.
+        trust: whether code that the recipe names may run.
+    """
+    if how in _FORMATS:
+        return {how: file.read_bytes()}, []
+    student = load_student(file.parent, compression=how, trust=trust)
+    stuff, told = material(job.splits), facts_for(facts, job.name)
     files: dict[str, bytes] = {}
     notices: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
-        for how in ("onnx", "onnx-int8"):
-            path = Path(folder) / how
+        for form in _FORMATS:
+            path = Path(folder) / f"student{FORMATS[form].suffix}"
             try:
-                export_model(student, facts, path, how=how, calibration=calibration, inputs=compared)
+                export_model(
+                    as_learned(student, facts, form), told, path, how=form, calibration=stuff.calibration,
+                    inputs=stuff.inputs,
+                )  # fmt: skip
             except (GateError, ModelError) as error:
-                if how == "onnx":
+                if FORMATS[form].exact:
                     raise
                 notices.append(f"not shown in 8 bits: {error.problem.what}")
             else:
-                files[how] = path.read_bytes()
-    return files, tuple(notices)
+                files[form] = path.read_bytes()
+    return files, notices
 
 
 def _picked(home: Path, arm: str, seed: int, test: Examples) -> tuple[torch.Tensor, tuple[Picked, ...]]:

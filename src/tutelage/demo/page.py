@@ -123,7 +123,7 @@ def _input(exhibit: Exhibit) -> Safe:
     upload = tag(
         "label",
         tag("input", id="upload", type="file", accept="image/*", class_="apart"),
-        tag("span", "Upload an image", class_="button"),
+        tag("span", "Upload", class_="button"),
     )
     return tag(
         "section",

@@ -11,15 +11,20 @@ from typing import final
 
 from torch import Tensor, nn
 
+from tutelage.compress.quantise import unquantised
 from tutelage.errors import InputError, nearest
 from tutelage.export.facts import Facts, Runner
-from tutelage.export.onnx import open_onnx, write_int8, write_onnx
+from tutelage.export.onnx import open_onnx, write_onnx
 from tutelage.export.parity import LEAST, Parity, compare, gate
 from tutelage.export.plain import open_plain, write_plain
 from tutelage.export.program import open_program, write_program
+from tutelage.export.quantised import write_int8
 from tutelage.files import sha256, sync_folder
 
 __all__ = ["FORMATS", "Artifact", "Format", "check_formats", "export_model", "format_of", "open_artifact"]
+
+
+_Write = Callable[[nn.Module, Facts, Tensor, Path], None]
 
 
 @final
@@ -34,21 +39,30 @@ class Format:
         write: (module, facts, real examples, path) → the file.
         open: (path, threads) → something to ask.
         unpacks: whether reading it may run code that it holds, so that only trusted files may be read.
+        learned: whether it keeps the ranges of a module that learned with rounding; others get its float weights.
     """
 
     line: str
     suffix: str
     exact: bool
-    write: Callable[[nn.Module, Facts, Tensor, Path], None]
+    write: _Write
     open: Callable[..., Runner]
     unpacks: bool = False
+    learned: bool = False
+
+
+def _floats(write: _Write) -> _Write:
+    """Of a module that learned with rounding the float weights."""
+    return lambda module, facts, inputs, path: write(unquantised(module), facts, inputs, path)
 
 
 FORMATS: Mapping[str, Format] = {
-    "safetensors": Format("weights with the facts that build the net", ".safetensors", True, write_plain, open_plain),
-    "onnx": Format("ONNX with a free batch size, in float32", ".onnx", True, write_onnx, open_onnx),
-    "onnx-int8": Format("ONNX in 8 bits, ranges from real examples", ".int8.onnx", False, write_int8, open_onnx),
-    "torch": Format("a program of torch.export", ".pt2", True, write_program, open_program, True),
+    "safetensors": Format("weights with the facts that build the net", ".safetensors", True, _floats(write_plain), open_plain),
+    "onnx": Format("ONNX with a free batch size, in float32", ".onnx", True, _floats(write_onnx), open_onnx),
+    "onnx-int8": Format(
+        "ONNX in 8 bits, ranges from real examples", ".int8.onnx", False, write_int8, open_onnx, learned=True
+    ),
+    "torch": Format("a program of torch.export", ".pt2", True, _floats(write_program), open_program, True),
 }
 
 
@@ -115,6 +129,7 @@ def export_model(
             "too few examples to compare a file with its model by", given=len(inputs), expected=f"{LEAST} or more"
         )
     form = FORMATS[how]
+    module = module if form.learned else unquantised(module)
     # A folder of its own, since writers and readers go by the file's ending; a run sweeps what a killed one left.
     place = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     place.mkdir(parents=True, exist_ok=True)

@@ -40,7 +40,7 @@ def write_int8(module: nn.Module, facts: Facts, inputs: Tensor, path: Path) -> N
     if told["activations"] != "float" and any(low >= high for low, high in told["ranges"].values()):
         watch(module, inputs)  # nothing was learned yet, as before the first step
         told = ranges_of(module)
-    onnx.write_onnx(_Ready(_shipped(module, told)), facts, inputs, path)
+    onnx.write_onnx(_shipped(module, told), facts, inputs, path)
     if BITS[told["weights"]] == 4:
         _narrow(path)
 
@@ -57,19 +57,6 @@ def _shipped(module: nn.Module, told: Mapping[str, Any]) -> nn.Module:
 
 
 _Layer = nn.Linear | nn.Conv1d | nn.Conv2d
-
-
-@final
-class _Ready(nn.Module):
-    """Hides what it holds from tracers: nothing is left to fold."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = self.module(x)
-        return found
 
 
 @final
@@ -102,8 +89,8 @@ class _Codes(nn.Module):
         scale, zero = grid(torch.tensor(ends))
         self.register_buffer("scale", scale)
         self.register_buffer("zero", zero.to(torch.uint8))
-        if bias is not None:
-            # In the numbers that the sums of products have, so that the whole layer can stay in them.
+        if bias is not None and self.layer is not None:
+            # In the numbers that the sums of products have, so that the whole convolution can stay in them.
             self.register_buffer("bias_scales", scale * scales)
             self.register_buffer("bias", (bias.detach().double() / (scale.double() * scales)).round().to(torch.int32))
 
@@ -112,15 +99,14 @@ class _Codes(nn.Module):
         if self.rounds:
             codes = _node("QuantizeLinear", (x, self.scale, self.zero), torch.uint8, x)
             x = _node("DequantizeLinear", (codes, self.scale, self.zero), torch.float32, x)
-            if bias is not None:
+            if bias is not None and self.layer is not None:
                 bias = _node("DequantizeLinear", (bias, self.bias_scales), torch.float32, bias, 0)
         axis = 0 if self.layer is not None else 1
         weight = _node("DequantizeLinear", (self.weight, self.scales), torch.float32, self.weight, axis)
         if isinstance(self.layer, nn.Conv1d | nn.Conv2d):
             return self.layer._conv_forward(x, weight, bias)
-        if bias is None:
-            return x @ weight
-        return torch.addmm(bias, x, weight) if x.ndim == 2 else x @ weight + bias
+        product = x @ weight
+        return product if bias is None else product + bias
 
 
 def _node(name: str, inputs: tuple[Tensor, ...], dtype: torch.dtype, like: Tensor, axis: int | None = None) -> Tensor:

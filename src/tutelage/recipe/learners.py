@@ -102,6 +102,26 @@ class RankSpec(Section):
     """The layers, by path (with all inside) or pattern: linear ones and ungrouped convolutions."""
 
 
+class QuantiseSpec(Section):
+    """Rounding that a student learns with, so that the file in whole numbers answers as it learned to."""
+
+    weights: Literal["int8", "int4"] = "int8"
+    """Of linear layers and convolutions; one scale for every output channel."""
+    activations: Literal["int8", "float"] = "int8"
+    """Of what goes into these layers; float leaves it as it is, and rounds the weights alone."""
+    after: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.5
+    """The share of training after which it learns with rounding; before that ranges are watched only."""
+    still: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, validate_default=True)] = 0.9
+    """The share after which ranges and the statistics of batch norms do not move any more."""
+
+    @field_validator("still")
+    @classmethod
+    def _in_order(cls, still: float, info: ValidationInfo) -> float:
+        if still < info.data.get("after", 0.0):
+            raise InputError("ranges stand still before rounding begins", expected="after ≤ still")
+        return still
+
+
 class Student(Section):
     """The small model that is to ship."""
 
@@ -126,6 +146,8 @@ class Student(Section):
     """What is cut out of it before it learns, likewise."""
     rank: Annotated[RankSpec | None, Field(validate_default=True)] = None
     """How far the rank of its layers is lowered before it learns, likewise."""
+    quantise: QuantiseSpec | None = None
+    """Rounding that it learns with, for `export: [onnx-int8]`; null learns in float alone."""
 
     @field_validator("adapter")
     @classmethod
@@ -170,6 +192,19 @@ class Student(Section):
                 "only the teacher's own weights can be rewound", expected="model: teacher, and prune alone"
             )
         return rank
+
+    @field_validator("quantise")
+    @classmethod
+    def _rounded_alone(cls, quantise: QuantiseSpec | None, info: ValidationInfo) -> QuantiseSpec | None:
+        others = [key for key in ("adapter", "head", "layers", "prune", "rank") if info.data.get(key) is not None]
+        if info.data.get("model") == TEACHER:
+            others.append("model: teacher")
+        if quantise is not None and others:
+            raise InputError(
+                f"a student that learns with rounding takes no {', '.join(others)}",
+                fix="do the one in a run of its own, and name its student.safetensors under `weights` in the next",
+            )
+        return quantise
 
     @property
     def begins_smaller(self) -> bool:

@@ -49,6 +49,12 @@ student = open_artifact({file})
 logits = student(x)  # (B, classes), for any B
 print([student.facts.classes[best] for best in logits.argmax(-1)])
 """
+_PICTURE = """\
+x = np.asarray(Image.open("picture.png").convert("{mode}").resize(({width}, {height})), dtype="float32"){order}
+x = np.ascontiguousarray(x) / 255  # in [0, 1]; mean and deviation are inside the file"""
+_NUMBERS = 'x = np.random.rand(1, {sizes}).astype("float32")  # scaled as the training data was'
+# By channels: Pillow's name of it, and what brings pixels into the order of an input.
+_MODES = {1: ("L", ".reshape(1, 1, {height}, {width})"), 3: ("RGB", ".transpose(2, 0, 1)[None]")}
 SNIPPETS = {"onnx": _ONNX, "onnx-int8": _ONNX, "torch": _PROGRAM}
 
 
@@ -67,8 +73,8 @@ def artifacts(report: Report) -> Safe | None:
     )
     lead = (
         "Every file was loaded again and compared with its model before it was kept, in batches of several sizes; the "
-        f"worst seed and size are shown, of accuracies their mean.{filled} What the files answer on the test part stands above, as models of "
-        "their own."
+        f"worst seed and size are shown, of accuracies their mean.{filled} What the files answer on the test part "
+        "stands above, as models of their own."
     )
     head = ["File", "Kept", "Same class", "Same at any size", "Largest difference", "Accuracy", "The model's"]
     body = [[row["name"], *_cells(row)] for row in rows]
@@ -120,13 +126,8 @@ def snippet(row: Report) -> str:
 
 def _inputs(shape: Sequence[int]) -> tuple[str, str]:
     """Lines that import what is needed for inputs of this shape, and lines that make one."""
-    mode = {1: "L", 3: "RGB"}.get(shape[0]) if len(shape) == 3 else None
-    if mode is None:
-        sizes = ", ".join(map(str, shape))
-        return "", f'x = np.random.rand(1, {sizes}).astype("float32")  # scaled as the training data was'
-    resized = f'Image.open("picture.png").convert("{mode}").resize(({shape[2]}, {shape[1]}))'
-    order = "[None, None]" if mode == "L" else ".transpose(2, 0, 1)[None]"
-    return "from PIL import Image\n", (
-        f'x = np.asarray({resized}, dtype="float32"){order}\n'
-        f"x = np.ascontiguousarray(x) / 255  # in [0, 1]; mean and deviation are inside the file"
-    )
+    if len(shape) != 3 or shape[0] not in _MODES:
+        return "", _NUMBERS.format(sizes=", ".join(map(str, shape)))
+    mode, order = _MODES[shape[0]]
+    sizes = {"height": shape[1], "width": shape[2]}
+    return "from PIL import Image\n", _PICTURE.format(mode=mode, order=order.format(**sizes), **sizes)

@@ -98,12 +98,13 @@ def _accuracy(point: Report) -> str:
 
 def _caption(report: Report, points: Sequence[Report], edge: str) -> str:
     several = len(report["seeds"]) > 1
-    hollow = "the same student in another file" if report.get("exports") else "compressed weights"
+    hollow, exported = any(point["compression"] for point in points), bool(report.get("exports"))
     shapes = {
         "Triangle: the teacher.": any(point["role"] == "teacher" for point in points),
         "Squares: learned without it.": any(point["role"] == "baseline" for point in points),
         "Circles: the other students.": any(point["role"] in ("distilled", "other") for point in points),
-        f"Hollow: {hollow}.": any(point["compression"] for point in points),
+        "Hollow: compressed weights.": hollow and not exported,
+        "Hollow: the same student in another file.": hollow and exported,
     }
     setting = report["frontier"]
     named = "" if len(points) <= _ALL_NAMED else "; those and the teacher are named"

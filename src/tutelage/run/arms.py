@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
 from tutelage.companions import Around, Listening, connect
+from tutelage.compress.quantise import is_quantised, walk
 from tutelage.data import Batches, BatchSource, Paired, PartlyLabelled
 from tutelage.distiller import Distiller
 from tutelage.errors import InputError
@@ -121,6 +123,33 @@ def _learning(train: Train, student: nn.Module) -> tuple[torch.optim.Optimizer, 
     return optimizer, rate
 
 
+@final
+class _Rounding:
+    """A learning rate that also tells a student who learns with rounding how far training is.
+
+    What it is told counts from the next step on, and is kept with the weights until then.
+    """
+
+    def __init__(self, rate: LearningRate, student: nn.Module) -> None:
+        self._rate, self._student = rate, student
+
+    def before_step(self, optimizer: torch.optim.Optimizer, progress: float) -> None:
+        self._rate.before_step(optimizer, progress)
+        walk(self._student, progress)
+
+    def after_step(self) -> None:
+        self._rate.after_step()
+
+    def after_epoch(self, scores: Mapping[str, float]) -> None:
+        self._rate.after_epoch(scores)
+
+    def state(self) -> dict[str, Any]:
+        return self._rate.state()
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self._rate.load_state(state)
+
+
 def make_arm(
     name: str,
     plan: ArmPlan,
@@ -146,6 +175,8 @@ def make_arm(
         torch.manual_seed(around.seed)
         learner = connect(student, objective, replace(around, others={**around.others, **own}))
     optimizer, rate = _learning(train, learner)
+    if is_quantised(student):
+        rate = _Rounding(rate, student)
     stop = Stop(metric=train.stop.metric, patience=train.stop.patience, target=train.stop.target)
     if last:
         learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

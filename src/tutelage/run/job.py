@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from tutelage import losses
+from tutelage.compress.quantise import Quantise, quantise
 from tutelage.data import SOURCES, Examples, Splits, Views, as_model_input, fold_of, labelled_ids, load
 from tutelage.data.balance import long_tail
 from tutelage.data.examples import Task
@@ -287,6 +288,10 @@ def student_plan(
     spec: Student, builder: Callable[[ModelSpec], Callable[[], nn.Module]], facts: Mapping[str, object]
 ) -> StudentPlan:
     """A student of a recipe: how it begins to learn, and how its file is built again, for data of these facts."""
+    if spec.quantise is not None:
+        floats = student_plan(spec.model_copy(update={"quantise": None}), builder, facts)
+        how, net = Quantise(**spec.quantise.model_dump()), floats.build
+        return replace(floats, build=lambda: quantise(net(), how), plain=floats.plain or net)
     begins = beginning_of(spec)
     if begins is not None and begins.of_teacher:
         return StudentPlan(lambda: nn.Identity(), facts, begins=begins)  # until its teacher is known

@@ -10,6 +10,7 @@ from torch import nn
 
 from tutelage.compress import plain as unmasked
 from tutelage.compress import rebuilt
+from tutelage.compress.quantise import is_quantised, ranges_of, requantised, unquantised
 from tutelage.errors import DamagedError, ModelError
 from tutelage.export import FORMATS, RunnerModule, open_artifact
 from tutelage.files import read_json, sha256, write_json
@@ -28,7 +29,7 @@ from tutelage.run.folder import RunFolder
 from tutelage.run.job import StudentPlan
 from tutelage.training import Arm
 
-__all__ = ["learned_of", "load_student", "read_facts", "same_beginning", "save_student", "student_file"]
+__all__ = ["as_learned", "learned_of", "load_student", "read_facts", "same_beginning", "save_student", "student_file"]
 
 
 def student_file(root: Path, arm: str, seed: int, compression: str = "") -> Path:
@@ -46,12 +47,13 @@ def _file_name(how: str) -> str:
 def save_student(path: Path, arm: Arm, config: Mapping[str, Any], compress: Sequence[str] = ()) -> None:
     """Write the last and the best weights by validation, these also in the formats of `compress`.
 
-    Adapters are merged into what they adapted, masks into what they mask: the files fit the plain architecture.
+    Adapters are merged into what they adapted, masks into what they mask: the files fit the plain architecture. Of one
+    that learned with rounding they hold the float weights; its ranges stand in `student.json`, see `as_learned`.
     `student.json`, written last, says that all are whole, and how many parameters learned where that is not all.
     """
-    save_weights(unmasked(merge(arm.student)), path.with_name("last.safetensors"))
+    save_weights(_plain(arm.student), path.with_name("last.safetensors"))
     arm.student.load_state_dict(arm.best)
-    plain, learned = unmasked(merge(arm.student)), learning_count(arm.student)
+    plain, learned = _plain(arm.student), learning_count(arm.student)
     save_weights(plain, path)
     sums = {"sha256": sha256(path)}
     for how in compress:
@@ -61,7 +63,27 @@ def save_student(path: Path, arm: Arm, config: Mapping[str, Any], compress: Sequ
     facts = {**sums, "kept_epoch": arm.best_epoch, "curve": arm.curve, **config}
     if is_adapted(arm.student) or learned < parameter_count(plain):
         facts["learned"] = learned
+    if is_quantised(arm.student):
+        facts["quantised"] = ranges_of(arm.student)
     write_json(path.with_name("student.json"), facts)
+
+
+def _plain(student: nn.Module) -> nn.Module:
+    return unmasked(unquantised(merge(student)))
+
+
+def as_learned(module: nn.Module, facts: Mapping[str, Any], how: str) -> nn.Module:
+    """A student from its plain file as it goes into a format: rounded as it learned to be, where both can say so.
+
+    Args:
+        module: with the weights of the file.
+        facts: what `read_facts` says of it.
+        how: the format, a key of `export.FORMATS`.
+
+    Raises:
+        DamagedError: the ranges are not those of this net.
+    """
+    return requantised(module, facts.get("quantised")) if FORMATS[how].learned else module
 
 
 def learned_of(path: Path) -> int | None:

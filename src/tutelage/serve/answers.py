@@ -32,7 +32,7 @@ def answer(logits: NDArray[np.float32], classes: Sequence[str], asked: Asked, op
     """
     if not np.isfinite(logits).all():
         raise RefusedError(
-            500, "the model answered with numbers that are not finite", expected="logits",
+            500, "the model answered with numbers that are not finite", expected="finite logits",
             fix="look at the file with `tutelage eval`; other inputs may be answered",
         )  # fmt: skip
     shifted = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))

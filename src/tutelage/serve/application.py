@@ -45,13 +45,14 @@ class Service:
         told: what `/health` and `/model` say of its file: name, format, sha256, bytes.
         limits: what it takes at most.
         together: whether requests may share a call.
-        local: whether only clients that call it by a name of this machine are answered.
+        name: of its address, if only this machine reaches it; then it answers only to that and to usual names of a
+            machine for itself. None answers to all.
         debug: whether our own faults are shown in full on the server's standard error.
     """
 
     def __init__(
-        self, runner: Runner, told: Mapping[str, Any], limits: Limits, *, together: bool = True, local: bool = True,
-        debug: bool = False,
+        self, runner: Runner, told: Mapping[str, Any], limits: Limits, *, together: bool = True,
+        name: str | None = "localhost", debug: bool = False,
     ) -> None:  # fmt: skip
         self.answered = 0
         self._runner, self._told, self._limits, self._together, self._debug = runner, told, limits, together, debug
@@ -70,7 +71,7 @@ class Service:
         }  # fmt: skip
         self.application = Starlette(
             routes=routes, exception_handlers=handlers, lifespan=self._life,
-            middleware=[Middleware(_OwnNames)] if local else [],
+            middleware=[] if name is None else [Middleware(_OwnNames, name=name)],
         )  # fmt: skip
         # An address with a slash too many would be sent on to whatever name of a host the client wrote.
         self.application.router.redirect_slashes = False
@@ -165,7 +166,7 @@ class Service:
             return _refused(RefusedError(405, "this address has another method", given=request.method[:20],
                                          expected=allowed, headers={"allow": allowed}))  # fmt: skip
         return _refused(RefusedError(
-            error.status_code, "no such address", given=request.url.path[:80],
+            error.status_code, "no such address", given=request.scope["path"][:80],
             expected="GET /health, GET /model or POST /predict",
         ))  # fmt: skip
 
@@ -189,13 +190,13 @@ class _OwnNames:
     own server; it cannot change the name that the browser sends.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, name: str) -> None:
+        self._app, self._name = app, name
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             host = Headers(scope=scope).get("host")
-            if host is not None and not local_name(host):
+            if host is not None and not local_name(host, self._name):
                 refused = RefusedError(
                     421, "this server answers only to names of its own machine", given=host[:80],
                     expected="localhost or 127.0.0.1", fix="bind it to another address with --host, to serve others",
@@ -205,10 +206,15 @@ class _OwnNames:
         await self._app(scope, receive, send)
 
 
-def local_name(host: str) -> bool:
-    """Whether a name, with or without a port, is this machine's for itself: `localhost:8000`, `127.0.0.1`, `[::1]`."""
+def local_name(host: str, own: str) -> bool:
+    """Whether a name, with or without a port, is this machine's for itself: `localhost:8000`, `127.0.0.1`, `[::1]`.
+
+    Args:
+        host: the name.
+        own: one more that is right.
+    """
     name = host.partition("]")[0][1:] if host.startswith("[") else host.partition(":")[0]
-    if name.lower().rstrip(".") == "localhost":
+    if name.lower().rstrip(".") in ("localhost", own.lower()):
         return True
     try:
         return ipaddress.ip_address(name).is_loopback
@@ -238,7 +244,8 @@ def _content_type(request: Request) -> str:
 
 
 def _is_quick(body: bytes) -> bool:
-    return len(body) <= _SMALL and b'"images"' not in body
+    # A key can be written with escapes as well.
+    return len(body) <= _SMALL and b'"images"' not in body and b"\\" not in body
 
 
 def _too_long(given: str, limits: Limits) -> RefusedError:

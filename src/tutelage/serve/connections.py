@@ -109,4 +109,4 @@ class _Connection(H11Protocol):
 
 def connection(limits: Limits) -> type[H11Protocol]:
     """The class of connections with these limits, as uvicorn's setting `http` takes it."""
-    return type("Connection", (_Connection,), {"limits": limits})
+    return type(_Connection.__name__, (_Connection,), {"limits": limits})

@@ -120,7 +120,7 @@ def _parsed(body: bytes) -> Mapping[str, Any]:
     except ValueError as error:  # not UTF-8, no JSON, or a number of thousands of digits
         raise RefusedError(400, "the body is no JSON", given=_short(error)) from None
     if not isinstance(told, dict):
-        raise RefusedError(400, "the JSON is no object", given=_kind(told), expected='{"inputs": …} or {"images": …}')
+        raise RefusedError(400, "the JSON is no object", given=_kind(told), expected='for instance {"inputs": …}')
     for key in told:
         if key in _OPTIONS:
             raise RefusedError(

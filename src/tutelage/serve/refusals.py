@@ -42,7 +42,10 @@ class RefusedError(InputError):
         head = {
             "content-type": "application/json", "content-length": str(len(body)), **self.headers, "connection": "close"
         }  # fmt: skip
-        lines = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}", *(f"{k}: {v}" for k, v in head.items())]
+        lines = [
+            " ".join(("HTTP/1.1", str(self.status), HTTPStatus(self.status).phrase)),
+            *(f"{k}: {v}" for k, v in head.items()),
+        ]
         return "\r\n".join([*lines, "", ""]).encode("ascii") + body
 
 

@@ -27,6 +27,10 @@ _COMPANY = 8  # rows that are asked together and alone
 _ALONE = 1e-3  # of the logits' spread: more is no rounding
 
 
+def _tell(line: str) -> None:
+    print(line, flush=True)
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Served:
@@ -41,7 +45,7 @@ class Served:
 
 def serve(
     path: Path | str, *, host: str = "127.0.0.1", port: int = 8000, limits: Limits | None = None, threads: int = 1,
-    trust: bool = False, tell: Callable[[str], None] = print,
+    trust: bool = False, tell: Callable[[str], None] = _tell,
 ) -> Served:  # fmt: skip
     """Answer for a file over HTTP, until SIGINT or SIGTERM comes; what is under way then is finished.
 
@@ -73,7 +77,7 @@ def serve(
 
 def serve_runner(
     runner: Runner, told: Mapping[str, Any], *, host: str = "127.0.0.1", port: int = 8000,
-    limits: Limits | None = None, tell: Callable[[str], None] = print,
+    limits: Limits | None = None, tell: Callable[[str], None] = _tell,
 ) -> Served:  # fmt: skip
     """The same for a runner that is there already.
 
@@ -103,7 +107,12 @@ def serve_runner(
         tell(f"{told['name']} ({told['format']}, {human_bytes(told['bytes'])}) answers at http://{shown}:{address[1]}; "
              "Ctrl-C stops it")  # fmt: skip
         service = Service(
-            runner, told, limits, together=together, local=local, debug=bool(os.environ.get("TUTELAGE_DEBUG"))
+            runner,
+            told,
+            limits,
+            together=together,
+            name=host if local else None,
+            debug=bool(os.environ.get("TUTELAGE_DEBUG")),
         )
         _run(service.application, listening, limits)
     return Served(service.answered)
