@@ -68,6 +68,7 @@ class FabricDevice:
             inputs={name: view[mine] for name, view in batch.inputs.items()},
             target=batch.target[mine],
             tasks={name: target[mine] for name, target in batch.tasks.items()},
+            labelled=None if batch.labelled is None else batch.labelled[mine],
         )
         return move(share, self.device)
 
