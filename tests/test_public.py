@@ -10,7 +10,7 @@ import pytest
 
 import tutelage
 
-ROOMS = ["data", "evaluation", "export", "losses", "models", "recipe", "report", "run", "store", "teachers", "training"]
+ROOMS = ["data", "evaluation", "export", "losses", "models", "recipe", "report", "run", "serve", "store", "teachers", "training"]
 
 
 def test_the_top_level_names() -> None:

@@ -26,13 +26,13 @@ Pixels = NDArray[np.uint8]
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
-_MOST_PIXELS = 64 * 10**6
+MOST_PIXELS = 64 * 10**6
 _MOST_BYTES = 256 * 2**20
 _GREY = {"1", "L", "LA"}
 _MODES = _GREY | {"P", "PA", "RGB", "RGBA"}
 
 
-class _UnusableError(Exception):
+class UnusableError(Exception):
     """Why one file is no image that can be learned from."""
 
 
@@ -67,11 +67,11 @@ def read_images(files: Sequence[Path], *, image_size: int | None) -> list[Pixels
     """
     images: list[Pixels] = []
     faults: list[str] = []
-    with _strict():
+    with strict():
         for file in files:
             try:
                 images.append(_read(file, image_size))
-            except _UnusableError as error:
+            except UnusableError as error:
                 faults.append(f"{printable(file)}: {error}")
     if faults:
         raise DataError(
@@ -142,7 +142,7 @@ def _with_channels(image: Pixels, channels: int) -> Pixels:
 
 
 @contextlib.contextmanager
-def _strict() -> Iterator[None]:
+def strict() -> Iterator[None]:
     """Pillow as this room needs it, whatever a program has set: no half images, no bombs, no warnings in passing."""
     from PIL import Image, ImageFile
 
@@ -167,15 +167,15 @@ def _read(file: Path, image_size: int | None) -> Pixels:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
             return _upright(image, image_size)
-    except _UnusableError:
+    except UnusableError:
         raise
     except UnidentifiedImageError:
-        raise _UnusableError("not an image, or of a kind that cannot be read here") from None
+        raise UnusableError("not an image, or of a kind that cannot be read here") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise _UnusableError(f"more than {_MOST_PIXELS:,} pixels") from None
+        raise UnusableError(f"more than {MOST_PIXELS:,} pixels") from None
     # A damaged file can make a decoder raise almost anything; each means that this file is no image.
     except Exception as error:
-        raise _UnusableError(f"damaged: {str(error) or type(error).__name__}") from None
+        raise UnusableError(f"damaged: {str(error) or type(error).__name__}") from None
 
 
 def _bytes(file: Path) -> bytes:
@@ -183,28 +183,28 @@ def _bytes(file: Path) -> bytes:
         status = file.stat()
         # A pipe would be waited for, and a device never ends.
         if not stat.S_ISREG(status.st_mode):
-            raise _UnusableError("a folder, where only images belong" if file.is_dir() else "not a regular file")
+            raise UnusableError("a folder, where only images belong" if file.is_dir() else "not a regular file")
         if status.st_size == 0:
-            raise _UnusableError("an empty file")
+            raise UnusableError("an empty file")
         if status.st_size > _MOST_BYTES:
-            raise _UnusableError(f"a file of more than {_MOST_BYTES // 2**20} MiB")
+            raise UnusableError(f"a file of more than {_MOST_BYTES // 2**20} MiB")
         return file.read_bytes()
     except FileNotFoundError:
-        raise _UnusableError("a link to nothing" if file.is_symlink() else "gone") from None
+        raise UnusableError("a link to nothing" if file.is_symlink() else "gone") from None
     except OSError as error:
         circle = error.errno == errno.ELOOP
-        raise _UnusableError("a link in a circle" if circle else f"cannot be read: {error.strerror}") from None
+        raise UnusableError("a link in a circle" if circle else f"cannot be read: {error.strerror}") from None
 
 
 def _refuse_odd_kinds(image: Image.Image) -> None:
     width, height = image.size
-    if width * height > _MOST_PIXELS:
-        raise _UnusableError(f"{width:,}×{height:,}: more than {_MOST_PIXELS:,} pixels")
+    if width * height > MOST_PIXELS:
+        raise UnusableError(f"{width:,}×{height:,}: more than {MOST_PIXELS:,} pixels")
     # A photograph with a preview in the same file (MPO) has one picture that counts, its first.
     if getattr(image, "is_animated", False) and image.format != "MPO":
-        raise _UnusableError("several frames or pages")
+        raise UnusableError("several frames or pages")
     if image.mode not in _MODES:
-        raise _UnusableError(f"colour mode {image.mode}: convert it to 8-bit grey or RGB")
+        raise UnusableError(f"colour mode {image.mode}: convert it to 8-bit grey or RGB")
 
 
 def _upright(image: Image.Image, image_size: int | None) -> Pixels:

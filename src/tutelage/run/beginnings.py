@@ -188,7 +188,7 @@ def begun(job: Job, shop: Workshop, hand: TeacherInHand) -> dict[str, StudentPla
         if how is None:
             continue
         assert plan.plain is not None
-        file = shop.folder.path / "beginnings" / f"{name or 'student'}.safetensors"
+        file = shop.folder.path / "checkpoints" / "beginnings" / f"{name or 'student'}.safetensors"
         if shop.device.rank == 0 and not file.with_suffix(".json").is_file():
             with torch.random.fork_rng():
                 large = _origin(how, hand)

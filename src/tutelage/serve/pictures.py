@@ -44,12 +44,12 @@ def read_pictures(files: Sequence[bytes], shape: tuple[int, ...], *, most: int) 
             413, "too many pictures", given=f"{len(files):,}", expected=f"{most // math.prod(shape):,} at most",
             fix="send fewer at a time",
         )  # fmt: skip
-    left, found = images._MOST_PIXELS, list[NDArray[np.uint8]]()
-    with images._strict():
+    left, found = images.MOST_PIXELS, list[NDArray[np.uint8]]()
+    with images.strict():
         for number, file in enumerate(files):
             try:
                 picture, pixels = _decoded(file, shape, left)
-            except images._UnusableError as error:
+            except images.UnusableError as error:
                 raise RefusedError(
                     422, f"picture {number} cannot be used", given=str(error), expected="a whole PNG or JPEG file"
                 ) from None
@@ -68,22 +68,22 @@ def _decoded(file: bytes, shape: tuple[int, ...], left: int) -> tuple[NDArray[np
             images._refuse_odd_kinds(image)
             pixels = image.width * image.height
             if pixels > left:
-                raise images._UnusableError(f"more than {images._MOST_PIXELS:,} pixels in one request")
+                raise images.UnusableError(f"more than {images.MOST_PIXELS:,} pixels in one request")
             image.verify()  # sums of chunks, which loading alone does not check; the image is used up by it
         with Image.open(io.BytesIO(file), formats=_FORMATS) as image:
             image.load()
             found = images._upright(image, height if height == width else None)
-    except images._UnusableError:
+    except images.UnusableError:
         raise
     except UnidentifiedImageError:
-        raise images._UnusableError("neither PNG nor JPEG") from None
+        raise images.UnusableError("neither PNG nor JPEG") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise images._UnusableError(f"more than {images._MOST_PIXELS:,} pixels") from None
+        raise images.UnusableError(f"more than {images.MOST_PIXELS:,} pixels") from None
     except Exception as error:  # a damaged file can make a decoder raise almost anything
-        raise images._UnusableError(f"damaged: {str(error) or type(error).__name__}") from None
+        raise images.UnusableError(f"damaged: {str(error) or type(error).__name__}") from None
     if found.shape[:2] != (height, width):
-        raise images._UnusableError(f"{found.shape[1]}×{found.shape[0]} pixels, where the model takes {width}×{height}")
+        raise images.UnusableError(f"{found.shape[1]}×{found.shape[0]} pixels, where the model takes {width}×{height}")
     try:
         return images.stack([found], channels=channels), pixels
     except MismatchError as error:  # pragma: no cover  one picture cannot differ from itself
-        raise images._UnusableError(str(error)) from None
+        raise images.UnusableError(str(error)) from None
