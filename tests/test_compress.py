@@ -92,7 +92,8 @@ CASES = [
         net, HOWS[how], id=f"{net}-{how}",
         marks=[*([hf] if net.startswith("hf:") else []), *([pruning] if how in ("channels", "taylor") else [])],
     )
-    for net in NETS for how in HOWS if (net, how) not in {("hf:vit", "channels"), ("cnn", "taylor"), ("dscnn", "taylor")}
+    for net in NETS for how in HOWS
+    if (net, how) not in {("hf:vit", "taylor"), ("hf:vit", "channels"), ("cnn", "taylor")}
 ]  # fmt: skip
 
 
@@ -238,13 +239,10 @@ def test_zeros_stay_zero_while_the_rest_learns(optimizer: str, options: dict[str
 
 def test_masks_of_a_file_are_its_zeros() -> None:
     small, _ = smaller(made(), Shrink(prune=Prune(0.2, kind="unstructured")))
-    again = remasked(plain(small))
-    assert list(again.state_dict()) == list(small.state_dict())
-    assert all(
-        torch.equal(again.state_dict()[name], value)
-        for name, value in small.state_dict().items()
-        if value.dtype is torch.bool
-    )
+    again = remasked(plain(small)).state_dict()
+    kept = {name: value for name, value in small.state_dict().items() if value.dtype is torch.bool}
+    assert len(kept) == 5
+    assert all(torch.equal(again[name], value) for name, value in kept.items())
 
 
 def test_the_greatest_scores_of_all_layers_stay_and_ties_fall_in_order() -> None:
@@ -370,7 +368,7 @@ def test_students_begin_smaller_and_their_files_are_whole(run: Any) -> None:
         assert sum(value.numel() for value in student.parameters()) == rows[arm]["parameters"]
     masked = load_student(run.student("ticket.distilled"))
     assert zeros_of(masked) >= 0.79 * sum(p.numel() for p in masked.parameters() if p.ndim > 1)
-    begin = load_file(run.folder / "beginnings" / "low.safetensors")
+    begin = load_file(run.folder / "checkpoints" / "beginnings" / "low.safetensors")
     after = load_file(run.student("low.distilled") / "student.safetensors")
     frozen = [name for name in begin if name.startswith("net.stages.0.0")]
     assert frozen
@@ -402,7 +400,7 @@ def test_a_run_that_goes_on_begins_with_the_same(run: Any, tmp_path: Path, monke
     monkeypatch.setenv("TUTELAGE_CACHE", str(run.folder.parent / "cache"))
     mapping = recipe(student={"model": "teacher", "prune": {"to": 0.3, "kind": "unstructured"}})
     straight = run_recipe(from_mapping(mapping), tmp_path / "a", quiet=True)
-    import tutelage.run.execute as execute
+    execute = sys.modules["tutelage.run.execute"]  # the module, not the function of that name
 
     def stopped(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
@@ -411,7 +409,7 @@ def test_a_run_that_goes_on_begins_with_the_same(run: Any, tmp_path: Path, monke
         patch.setattr(execute, "train_seed", stopped)
         with pytest.raises(KeyboardInterrupt):
             run_recipe(from_mapping(mapping), tmp_path / "b", quiet=True)
-    kept = tmp_path / "b" / "beginnings" / "student.safetensors"
+    kept = tmp_path / "b" / "checkpoints" / "beginnings" / "student.safetensors"
     before = kept.stat().st_mtime_ns
     resumed = run_recipe(from_mapping(mapping), tmp_path / "b", quiet=True)
     assert kept.stat().st_mtime_ns == before
@@ -421,9 +419,9 @@ def test_a_run_that_goes_on_begins_with_the_same(run: Any, tmp_path: Path, monke
 
 
 def test_the_same_in_python(tmp_path: Path) -> None:
-    done = tutelage.distill(
-        made(), {"model": "teacher", "rank": {"to": 0.7}}, "digits", out=tmp_path / "run", epochs=1, quiet=True
-    )
+    data = images(200), labels(200)
+    student = {"model": "teacher", "rank": {"to": 0.7}}
+    done = tutelage.distill(made(), student, data, out=tmp_path / "run", epochs=1, quiet=True)
     rows = {row["name"]: row["parameters"] for row in done.report["models"]}
     assert rows["distilled"] <= 0.7 * rows["teacher"]
 

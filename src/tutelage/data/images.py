@@ -20,7 +20,10 @@ from tutelage.errors import DataError
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["SUFFIXES", "absence", "printable", "read_images", "refit", "stack"]
+__all__ = [
+    "MOST_PIXELS", "SUFFIXES", "UnusableError", "absence", "decode", "printable", "read_images", "refit", "stack",
+    "strict",
+]  # fmt: skip
 
 Pixels = NDArray[np.uint8]
 
@@ -157,20 +160,41 @@ def strict() -> Iterator[None]:
 
 
 def _read(file: Path, image_size: int | None) -> Pixels:
+    return decode(_bytes(file), image_size)[0]
+
+
+def decode(
+    data: bytes, image_size: int | None, *, formats: Sequence[str] | None = None, most: int = MOST_PIXELS
+) -> tuple[Pixels, int]:
+    """The pixels of an image file's contents, (H, W) or (H, W, 3), and how many it had; within `strict`.
+
+    Args:
+        data: the file's contents.
+        image_size: as for `read_images`.
+        formats: Pillow's names of those that may be read; None reads all.
+        most: pixels that it may have.
+
+    Raises:
+        UnusableError: it is no image, damaged, too large, or of a kind whose conversion would be a guess.
+    """
     from PIL import Image, UnidentifiedImageError
 
-    data = _bytes(file)
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=formats) as image:
             _refuse_odd_kinds(image)
+            pixels = image.width * image.height
+            if pixels > most:
+                raise UnusableError(f"more than {MOST_PIXELS:,} pixels in all")
             image.verify()  # sums of chunks, which loading alone does not check; the image is used up by it
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=formats) as image:
             image.load()
-            return _upright(image, image_size)
+            return _upright(image, image_size), pixels
     except UnusableError:
         raise
     except UnidentifiedImageError:
-        raise UnusableError("not an image, or of a kind that cannot be read here") from None
+        raise UnusableError(
+            f"neither {' nor '.join(formats)}" if formats else "not an image, or of a kind that cannot be read here"
+        ) from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise UnusableError(f"more than {MOST_PIXELS:,} pixels") from None
     # A damaged file can make a decoder raise almost anything; each means that this file is no image.

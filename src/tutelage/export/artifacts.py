@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from tutelage.compress.quantise import unquantised
 from tutelage.errors import InputError, nearest
+from tutelage.export.aot import open_aot, write_aot
 from tutelage.export.facts import Facts, Runner
 from tutelage.export.onnx import open_onnx, write_onnx
+from tutelage.export.openvino import open_openvino, write_openvino, write_openvino_int8
 from tutelage.export.parity import LEAST, Parity, compare, gate
 from tutelage.export.plain import open_plain, write_plain
 from tutelage.export.program import open_program, write_program
@@ -63,6 +65,12 @@ FORMATS: Mapping[str, Format] = {
         "ONNX in 8 bits, ranges from real examples", ".int8.onnx", False, write_int8, open_onnx, learned=True
     ),
     "torch": Format("a program of torch.export", ".pt2", True, _floats(write_program), open_program, True),
+    "aot": Format("compiled for this kind of processor by torch", ".aoti.pt2", True, _floats(write_aot), open_aot, True),
+    "openvino": Format("OpenVINO's graph and weights", ".openvino.zip", True, _floats(write_openvino), open_openvino),
+    "openvino-int8": Format(
+        "OpenVINO in 8 bits by NNCF, ranges from real examples", ".int8.openvino.zip", False,
+        _floats(write_openvino_int8), open_openvino,
+    ),
 }
 
 

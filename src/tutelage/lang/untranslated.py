@@ -8,7 +8,7 @@ __all__ = ["is_exempt"]
 
 _REASONS = {
     "code to be copied": (
-        r"\A(?:import |from [\w.]+ import|def |x, |layers = |halve = |stage = |if x\.dim|@misc|partial\(|"
+        r"\A(?:import |from [\w.]+ import|def |x, |x = np\.|\.reshape\(|layers = |halve = |stage = |if x\.dim|@misc|partial\(|"
         r"\[net\.| *at: |gradient: label  #|attack: \{eps: )"
     ),
     "markup": r"<!doctype|<meta |\A\{0\} \{1\}\Z",

@@ -39,7 +39,7 @@ __all__ = ["RunFolder", "check_place"]
 # is known for a run's, wherever the removal was killed.
 _OURS = (
     "manifest.json", "fold-*", "round-*", "iterate.json", "users.json", "metrics.jsonl", "log.txt", "teacher", "checkpoints",
-    "students", "eval", "report.json", "report.html", "README.md", "trackers", "debug", "config.yaml",
+    "students", "exports", "eval", "report.json", "report.html", "README.md", "trackers", "debug", "config.yaml",
 )  # fmt: skip
 _HALF_WRITTEN = re.compile(r"\..+\.\d+\.tmp")  # by a killed process, or by one that is at it; see `write_bytes`
 _MOST_SHOWN = 12

@@ -137,7 +137,7 @@ def _begun(folder: RunFolder, rounds: Sequence[Round]) -> int:
 
 
 def _check_arm(job: Job, arm: str | None) -> None:
-    known = [name + how for name in job.arms for how in ("", *(f".{one}" for one in job.compress))]
+    known = [name + how for name in job.arms for how in ("", *(f".{one}" for one in (*job.compress, *job.export)))]
     if arm is not None and arm not in known:
         raise InputError(f"no arm `{arm}` in this recipe", where="--arm", fix=nearest(arm, known))
 

@@ -10,6 +10,7 @@ from typing import Any, final
 from torch import nn
 
 from tutelage.errors import DamagedError, DataError, InputError
+from tutelage.export import FORMATS
 from tutelage.files import read_json, read_text, sha256
 from tutelage.recipe import Recipe, diff, from_mapping, from_text
 from tutelage.run.execute import Run
@@ -90,6 +91,11 @@ def origin_of(run: Run | Path | str, changes: Sequence[str], trust: bool, *, tau
                 expected="keys of " + ", ".join(_CHANGEABLE),
             )  # fmt: skip
     row = next(model for model in report["models"] if model["name"] == arm)
+    if row["compression"] in FORMATS:
+        raise InputError(
+            f"`{arm}` is a file that runs elsewhere, and cannot learn any more", where=str(home),
+            expected="the arm that it was written from", fix=f"name {row['of']}",
+        )  # fmt: skip
     files = {one: student_file(home, row["of"] or arm, one, row["compression"]) for one in recipe.seeds}
     for one, path in files.items():
         if not path.is_file():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 
@@ -60,27 +59,8 @@ def read_pictures(files: Sequence[bytes], shape: tuple[int, ...], *, most: int) 
 
 def _decoded(file: bytes, shape: tuple[int, ...], left: int) -> tuple[NDArray[np.uint8], int]:
     """One picture as (1, C, H, W) bytes, and how many pixels it had."""
-    from PIL import Image, UnidentifiedImageError
-
     channels, height, width = shape
-    try:
-        with Image.open(io.BytesIO(file), formats=_FORMATS) as image:
-            images._refuse_odd_kinds(image)
-            pixels = image.width * image.height
-            if pixels > left:
-                raise images.UnusableError(f"more than {images.MOST_PIXELS:,} pixels in one request")
-            image.verify()  # sums of chunks, which loading alone does not check; the image is used up by it
-        with Image.open(io.BytesIO(file), formats=_FORMATS) as image:
-            image.load()
-            found = images._upright(image, height if height == width else None)
-    except images.UnusableError:
-        raise
-    except UnidentifiedImageError:
-        raise images.UnusableError("neither PNG nor JPEG") from None
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise images.UnusableError(f"more than {images.MOST_PIXELS:,} pixels") from None
-    except Exception as error:  # a damaged file can make a decoder raise almost anything
-        raise images.UnusableError(f"damaged: {str(error) or type(error).__name__}") from None
+    found, pixels = images.decode(file, height if height == width else None, formats=_FORMATS, most=left)
     if found.shape[:2] != (height, width):
         raise images.UnusableError(f"{found.shape[1]}×{found.shape[0]} pixels, where the model takes {width}×{height}")
     try:

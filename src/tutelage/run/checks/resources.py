@@ -91,7 +91,7 @@ def _existing(path: Path) -> Path:
 def _run_bytes(job: Job, students: Mapping[str, nn.Module], teacher: nn.Module | None) -> int:
     """About what a run's folder takes: last and best weights, checkpoints with two moments, and answers to the test."""
     models = len(job.seeds) * len(job.arms)
-    learned = 2 + len(job.compress) + _CHECKPOINTS * 4
+    learned = 2 + len(job.compress) + len(job.export) + _CHECKPOINTS * 4
     weights = sum(parameters(students[arm.student]) for arm in job.arms.values())
     size = len(job.seeds) * weights * _BYTES * learned
     if teacher is not None:
