@@ -10,7 +10,10 @@ import pytest
 
 import tutelage
 
-ROOMS = ["data", "evaluation", "export", "losses", "models", "recipe", "report", "run", "serve", "store", "teachers", "training"]
+ROOMS = [
+    "data", "evaluation", "export", "losses", "models", "recipe", "report", "run", "serve", "store", "teachers",
+    "training",
+]  # fmt: skip
 
 
 def test_the_top_level_names() -> None:

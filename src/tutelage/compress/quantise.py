@@ -23,8 +23,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from tutelage.errors import DamagedError, InputError, ModelError
 
-__all__ = ["BITS", "Quantise", "is_quantised", "quantise", "ranges_of", "requantised", "roundable", "unquantised", "walk",
-           "watch"]  # fmt: skip
+__all__ = [
+    "BITS", "Quantise", "grid", "is_quantised", "quantise", "ranges_of", "requantised", "roundable", "row_scales",
+    "unquantised", "walk", "watch",
+]  # fmt: skip
 
 BITS = {"int8": 8, "int4": 4}
 _LEVELS = 255  # of an activation: 0 … 255
@@ -135,7 +137,8 @@ def _rounded(layer: nn.Linear | nn.Conv1d | nn.Conv2d) -> Tensor:
     most = 2 ** (bits - 1) - 1
     weight = layer.weight.float()
     zeros = torch.zeros(len(weight), dtype=torch.int32, device=weight.device)
-    return torch.fake_quantize_per_channel_affine(weight, row_scales(weight, bits), zeros, 0, -most, most)
+    found: Tensor = torch.fake_quantize_per_channel_affine(weight, row_scales(weight, bits), zeros, 0, -most, most)
+    return found
 
 
 def _clock_of(layer: nn.Module) -> _Clock:
@@ -164,13 +167,15 @@ class _Linear(nn.Linear):
 class _Conv1d(nn.Conv1d):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         x, weight = _ready(self, input)
-        return self._conv_forward(x, weight, self.bias)
+        found: Tensor = self._conv_forward(x, weight, self.bias)
+        return found
 
 
 class _Conv2d(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         x, weight = _ready(self, input)
-        return self._conv_forward(x, weight, self.bias)
+        found: Tensor = self._conv_forward(x, weight, self.bias)
+        return found
 
 
 _KINDS: Mapping[type[nn.Module], type[nn.Module]] = {nn.Linear: _Linear, nn.Conv1d: _Conv1d, nn.Conv2d: _Conv2d}

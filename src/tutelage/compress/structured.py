@@ -25,8 +25,9 @@ from tutelage.evaluation.cost import multiply_adds, parameters
 __all__ = ["cut_channels"]
 
 _ROUNDS = 100  # about so many times a few channels go
-# No layer goes below this share of the channels that it would keep if all layers lost the same share.
+# No layer goes below this share of the channels that it would keep if all lost the same share, while others can.
 _LEAST = 0.8
+_FEW = 1e-3  # a share below which every layer has one channel left
 
 
 def cut_channels(
@@ -65,10 +66,12 @@ def cut_channels(
         fixed = _fixed(module, few, graph)
         start = {group[0].dep.target.module: score for group, score in _scores(graph, importance, fixed)}
         first = {root: (len(score), float(score.mean())) for root, score in start.items()}
-        now = whole
+        now, least = whole, _LEAST * to**0.5  # costs go with the square of the channels, those read and those written
         while now > to * whole:
-            # Costs go with the square of the channels, those read and those written.
-            if not _cut_some(_scores(graph, importance, fixed), graph, first, _LEAST * to**0.5):
+            scores = _scores(graph, importance, fixed)
+            while not (cut := _cut_some(scores, graph, first, least)) and least > _FEW:
+                least /= 2  # where not all costs do
+            if not cut:
                 raise ModelError(
                     "channels alone do not make this model so small",
                     given=f"to {to:g} of the {of.replace('_', '-')}",

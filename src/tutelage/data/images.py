@@ -164,7 +164,7 @@ def _read(file: Path, image_size: int | None) -> Pixels:
 
 
 def decode(
-    data: bytes, image_size: int | None, *, formats: Sequence[str] | None = None, most: int = MOST_PIXELS
+    data: bytes, image_size: int | None, *, formats: tuple[str, ...] | None = None, most: int = MOST_PIXELS
 ) -> tuple[Pixels, int]:
     """The pixels of an image file's contents, (H, W) or (H, W, 3), and how many it had; within `strict`.
 

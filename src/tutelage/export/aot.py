@@ -44,7 +44,7 @@ class AotRunner:
     def __call__(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         if self._threads is not None and self._threads != torch.get_num_threads():
             torch.set_num_threads(self._threads)
-        parts = torch.from_numpy(np.ascontiguousarray(inputs)).split(_LARGEST)
+        parts = torch.split(torch.from_numpy(np.ascontiguousarray(inputs)), _LARGEST)
         with torch.no_grad():
             found: NDArray[np.float32] = torch.cat([self._model(part) for part in parts]).numpy()
         return found

@@ -59,17 +59,18 @@ def _floats(write: _Write) -> _Write:
 
 
 FORMATS: Mapping[str, Format] = {
-    "safetensors": Format("weights with the facts that build the net", ".safetensors", True, _floats(write_plain), open_plain),
+    "safetensors": Format(
+        "weights with the facts that build the net", ".safetensors", True, _floats(write_plain), open_plain
+    ),
     "onnx": Format("ONNX with a free batch size, in float32", ".onnx", True, _floats(write_onnx), open_onnx),
     "onnx-int8": Format(
         "ONNX in 8 bits, ranges from real examples", ".int8.onnx", False, write_int8, open_onnx, learned=True
     ),
     "torch": Format("a program of torch.export", ".pt2", True, _floats(write_program), open_program, True),
-    "aot": Format("compiled for this kind of processor by torch", ".aoti.pt2", True, _floats(write_aot), open_aot, True),
+    "aot": Format("compiled for one kind of processor", ".aoti.pt2", True, _floats(write_aot), open_aot, True),
     "openvino": Format("OpenVINO's graph and weights", ".openvino.zip", True, _floats(write_openvino), open_openvino),
     "openvino-int8": Format(
-        "OpenVINO in 8 bits by NNCF, ranges from real examples", ".int8.openvino.zip", False,
-        _floats(write_openvino_int8), open_openvino,
+        "OpenVINO in 8 bits by NNCF", ".int8.openvino.zip", False, _floats(write_openvino_int8), open_openvino
     ),
 }
 

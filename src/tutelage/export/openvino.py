@@ -97,7 +97,7 @@ def write_openvino_int8(module: nn.Module, facts: Facts, inputs: Tensor, path: P
     with _alone():
         try:
             small = nncf.quantize(
-                converted, nncf.Dataset([part.numpy() for part in inputs.split(1)]), subset_size=len(inputs),
+                converted, nncf.Dataset([part.numpy() for part in torch.split(inputs, 1)]), subset_size=len(inputs),
                 model_type=nncf.ModelType.TRANSFORMER if attends else None, fast_bias_correction=True,
                 advanced_parameters=nncf.AdvancedQuantizationParameters(smooth_quant_alphas=_unsmoothed(nncf)),
             )  # fmt: skip

@@ -48,11 +48,11 @@ def write_int8(module: nn.Module, facts: Facts, inputs: Tensor, path: Path) -> N
 def _shipped(module: nn.Module, told: Mapping[str, Any]) -> nn.Module:
     """The module without batch norms, whose rounded layers hold whole numbers."""
     plain = fold_batchnorm(unquantised(module))
+    rounds, bits = told["activations"] != "float", BITS[told["weights"]]
     for path, ends in told["ranges"].items():
-        layer = cast(_Layer, plain.get_submodule(path))
-        if told["activations"] != "float" and ends[0] >= ends[1]:
+        if rounds and ends[0] >= ends[1]:
             raise ModelError(f"`{path}` never saw a number that is not 0, so that it has no range")
-        plain.set_submodule(path, _Codes(layer, BITS[told["weights"]], None if told["activations"] == "float" else ends))
+        plain.set_submodule(path, _Codes(cast(_Layer, plain.get_submodule(path)), bits, ends if rounds else None))
     return plain
 
 
@@ -104,13 +104,15 @@ class _Codes(nn.Module):
         axis = 0 if self.layer is not None else 1
         weight = _node("DequantizeLinear", (self.weight, self.scales), torch.float32, self.weight, axis)
         if isinstance(self.layer, nn.Conv1d | nn.Conv2d):
-            return self.layer._conv_forward(x, weight, bias)
+            found: Tensor = self.layer._conv_forward(x, weight, bias)
+            return found
         product = x @ weight
         return product if bias is None else product + bias
 
 
 def _node(name: str, inputs: tuple[Tensor, ...], dtype: torch.dtype, like: Tensor, axis: int | None = None) -> Tensor:
-    attributes = {} if axis is None else {"axis": axis}
+    attributes: dict[str, Any] = {} if axis is None else {"axis": axis}
+    # `like` has the shape of what comes out.
     return torch.onnx.ops.symbolic(name, inputs, attributes, dtype=dtype, shape=like.shape, version=18)
 
 

@@ -4,7 +4,9 @@ Importing this room imports no torch, so that a mistyped key is told at once.
 """
 
 from tutelage.recipe.combining import Combine
+from tutelage.recipe.dataset import Data, ViewsSpec
 from tutelage.recipe.learners import Student
+from tutelage.recipe.learning import Stop, Train
 from tutelage.recipe.loading import builtin_recipes, from_mapping, from_text, load, store_settings, train_settings
 from tutelage.recipe.moving import ScheduleSpec
 from tutelage.recipe.overrides import apply_overrides
@@ -13,15 +15,11 @@ from tutelage.recipe.reader import Tree
 from tutelage.recipe.schema import (
     RESUMABLE,
     SCRATCH,
-    Data,
     Recipe,
     Report,
-    Stop,
     Store,
     Teacher,
     TermSpec,
-    Train,
-    ViewsSpec,
     resumable,
 )
 from tutelage.recipe.writing import diff, dump, json_schema

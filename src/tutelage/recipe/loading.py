@@ -15,9 +15,10 @@ from pydantic import ValidationError
 from tutelage.errors import InputError, RecipeError, nearest
 from tutelage.recipe import problems
 from tutelage.recipe.kinds import Section
+from tutelage.recipe.learning import Train
 from tutelage.recipe.overrides import apply_overrides, from_plain
 from tutelage.recipe.reader import Tree, read_file, read_text
-from tutelage.recipe.schema import Recipe, Store, Train
+from tutelage.recipe.schema import Recipe, Store
 
 S = TypeVar("S", bound=Section)
 

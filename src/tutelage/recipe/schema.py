@@ -4,8 +4,9 @@
             ├─ student                 arms: name -> terms (loss, weight, temperature)
             └─ train ── stop           report
 
-Every default stands here and nowhere else; a recipe that is written out names them all. Names that only other rooms
-know, of losses, models and data sources, are checked by `check_names` with the lists those rooms keep.
+Every default stands in this room and nowhere else (`dataset`, `learning`, `learners`, `attacks` and `combining` hold
+parts of it); a recipe that is written out names them all. Names that only other rooms know, of losses, models and data
+sources, are checked by `check_names` with the lists those rooms keep.
 """
 
 from __future__ import annotations
@@ -18,20 +19,17 @@ from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
 from tutelage.errors import InputError
 from tutelage.recipe.attacks import AttackSpec, RobustnessSpec
 from tutelage.recipe.combining import Combine, settled
+from tutelage.recipe.dataset import Data
 from tutelage.recipe.kinds import (
     Arguments,
     ArmName,
     Compressions,
-    Count,
     Device,
     Exports,
-    Fraction,
     Identifier,
     LayerPairs,
-    NotNegative,
     Positive,
     Precision,
-    Probability,
     RecordedViews,
     RunName,
     Section,
@@ -44,6 +42,7 @@ from tutelage.recipe.kinds import (
     words,
 )
 from tutelage.recipe.learners import Student, comes_with_weights
+from tutelage.recipe.learning import Train
 from tutelage.recipe.moving import ScheduleSpec, Temperature, Weight
 from tutelage.recipe.places import Places
 
@@ -67,136 +66,6 @@ RESUMABLE = frozenset(
 def resumable(key: str) -> bool:
     """Whether a run may go on where this dotted key has changed."""
     return re.sub(r"^(report\.attack)\..*", r"\1", re.sub(r"^teachers\.[^.]+\.", "teacher.", key)) in RESUMABLE
-
-
-# ---- data ------------------------------------------------------------------------------------------------------------
-
-
-class ViewsSpec(Section):
-    """Random views of the training examples; all are off unless named."""
-
-    flip: Probability = 0.0
-    """How often an image is mirrored left to right."""
-    shift: Annotated[int, Field(ge=0)] = 0
-    """By how many pixels at most it is moved in either direction."""
-    rotate: Annotated[float, Field(ge=0, le=180, allow_inf_nan=False)] = 0.0
-    """By how many degrees at most it is turned either way."""
-    crop: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
-    """The least share of a side that a random crop keeps; 1 crops nothing."""
-    erase: Probability = 0.0
-    """How often a random rectangle is blanked."""
-    mixup: NotNegative = 0.0
-    """Alpha of the Beta distribution by which two examples are blended; 0 is off."""
-    cutmix: NotNegative = 0.0
-    """Alpha of the Beta distribution by which a patch of another example is pasted in; 0 is off."""
-
-
-class Data(Section):
-    """Where the examples come from and how they are divided."""
-
-    source: Text
-    """A built-in set, or the kind of files at `path`."""
-    path: Text | None = None
-    """Where the files lie."""
-    train: Text | None = None
-    """An .npz file with x and y that takes the place of the training part, such as `tutelage synthesize` makes."""
-    task: ArmName = "label"
-    """What the labels are of, where an .npz file holds further ones as targets_<task>; terms name tasks."""
-    val: Fraction = 0.1
-    """The share kept for choosing, where the set has no validation part of its own."""
-    test: Fraction = 0.2
-    """The share kept for judging, where the set has no test part of its own."""
-    image_size: Count | None = None
-    """Side in pixels that images are scaled to; required where they differ in size."""
-    views: ViewsSpec = ViewsSpec()
-    """Random views of the training examples, the same for all arms."""
-    fold: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,2}/[1-9][0-9]{0,2}$"), words("i/k such as 2/5")] | None = None
-    """Which of k folds is the test part, such as 2/5; `tutelage crossval` runs them all."""
-    limit: Count | None = None
-    """Use only this many training examples, for trials."""
-    labelled: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
-    """The share of each class whose labels are used; the others are learned from without. A teacher that the recipe
-    trains learns from the labelled ones only."""
-    unlabelled: Text | None = None
-    """More examples to learn from, without labels: an .npz file with x, or a folder of images."""
-    longtail: Annotated[float, Field(ge=1, le=1e6, allow_inf_nan=False)] | None = None
-    """Thin the training part out to a long tail: the last class has this many times fewer examples than the first."""
-    balance: Literal["none", "over", "under"] = "none"
-    """What an epoch shows of classes that are not equally frequent: over repeats examples of the rare ones until all
-    are as frequent as the most frequent one, under leaves out others of the frequent ones in every epoch."""
-
-    @field_validator("test")
-    @classmethod
-    def _something_left(cls, test: float, info: ValidationInfo) -> float:
-        val = info.data.get("val", 0.0)
-        if val + test >= 1:
-            raise InputError(f"val and test together leave nothing to train on: {val:g} + {test:g} ≥ 1")
-        return test
-
-
-# ---- training --------------------------------------------------------------------------------------------------------
-
-
-class Stop(Section):
-    """When to stop before the last epoch; judged on the validation part."""
-
-    patience: Count | None = None
-    """Stop after this many epochs without improvement."""
-    target: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
-    """Stop once this validation accuracy is reached."""
-    metric: Literal["accuracy", "nll"] = "accuracy"
-    """What improvement means, and by what the best epoch is chosen."""
-
-
-class Train(Section):
-    """How a model is trained."""
-
-    epochs: Count
-    """Passes over the training examples."""
-    batch_size: Annotated[int, Field(ge=2)] = 64
-    """Examples per step."""
-    optimizer: Identifier = "adamw"
-    """The optimizer by name."""
-    lr: Positive = 0.001
-    """The greatest learning rate."""
-    optimizer_args: Arguments = Field(default_factory=dict)
-    """Further arguments of the optimizer, such as weight_decay or momentum."""
-    scheduler: Identifier | None = "cosine"
-    """cosine, linear, constant, or a class of torch.optim.lr_scheduler."""
-    scheduler_args: Arguments = Field(default_factory=dict)
-    """Arguments of that class."""
-    scheduler_interval: Literal["step", "epoch"] = "epoch"
-    """Whether a class of torch counts steps or epochs; the three others move every step."""
-    warm_up: Probability = 0.0
-    """The share of training during which the learning rate rises; for cosine, linear and constant."""
-    clip: Positive | None = None
-    """The greatest gradient norm."""
-    precision: Precision = "32"
-    """The number format of the forward pass."""
-    stop: Stop = Stop()
-    """When to stop before the last epoch."""
-    channels_last: Literal["auto", "on", "off"] = "auto"
-    """The memory layout of images."""
-    deterministic: bool = True
-    """Whether the same seed must give the same numbers, at some cost in speed."""
-    checkpoint_seconds: NotNegative = 30.0
-    """At most this much work is lost when a run is killed."""
-    engine: Literal["plain", "fabric"] = "plain"
-    """Plain torch, or Lightning Fabric for many devices; a run has one, that of the students' training."""
-
-    @field_validator("warm_up")
-    @classmethod
-    def _warm_up_fits(cls, warm_up: float, info: ValidationInfo) -> float:
-        scheduler = info.data.get("scheduler")
-        if warm_up > 0 and scheduler is not None and scheduler.lower() not in ("cosine", "linear", "constant"):
-            raise InputError(
-                f"the scheduler {scheduler} has no warm-up",
-                fix="leave `warm_up` out, or use cosine, linear or constant",
-            )
-        return warm_up
-
-
-# ---- who teaches, who learns -----------------------------------------------------------------------------------------
 
 
 class Store(Section):
