@@ -219,7 +219,7 @@ def test_the_drawing_of_the_report_shows_what_a_report_has() -> None:
         assert set(row) - known == set()
     # What stands at the start of a line of the drawing, or after a gap, is a key of the report.
     named = set(re.findall(r"^    (\w+)", drawing, re.MULTILINE)) | {"training", "methods", "warnings", "resamples"}
-    assert named - set(report) == {"pictures"}
+    assert named - set(report) == {"exports", "pictures"}
 
 
 def test_fidelity_is_measured_against_each_students_own_baseline_and_on_training_answers_where_there_are_any() -> None:

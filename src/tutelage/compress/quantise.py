@@ -81,6 +81,10 @@ class _Clock(nn.Module):
         now = _STANDS if progress >= self.how.still else _ROUNDS if progress >= self.how.after else _WATCHES
         self.stage.fill_(now)
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Nothing: of a chain it becomes the last link."""
+        return x
+
     def hold(self, layer: nn.Module, _: object) -> None:
         """Before a batch norm runs: whether its statistics still move."""
         if layer.training and int(self.stage) == _STANDS:
@@ -114,7 +118,10 @@ class _Range(nn.Module):
             if stage == _WATCHES:
                 return x
         scale, zero = grid(self.ends)
-        return x if scale is None else torch.fake_quantize_per_tensor_affine(x.float(), scale, zero, 0, _LEVELS)
+        if scale is None:
+            return x
+        found: Tensor = torch.fake_quantize_per_tensor_affine(x.float(), scale, zero, 0, _LEVELS)
+        return found
 
 
 def grid(ends: Tensor) -> tuple[Any, Any]:
@@ -129,7 +136,8 @@ def grid(ends: Tensor) -> tuple[Any, Any]:
 def row_scales(weight: Tensor, bits: int) -> Tensor:
     """One scale for every output channel (O,): max|w| over the greatest code, which is that of the least, negated."""
     greatest = weight.detach().float().flatten(1).abs().amax(1)
-    return greatest.clamp(min=torch.finfo(torch.float32).tiny * 2**10) / (2 ** (bits - 1) - 1)
+    scales: Tensor = greatest.clamp(min=torch.finfo(torch.float32).tiny * 2**10) / (2 ** (bits - 1) - 1)
+    return scales
 
 
 def _rounded(layer: nn.Linear | nn.Conv1d | nn.Conv2d) -> Tensor:

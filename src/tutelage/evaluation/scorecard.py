@@ -42,9 +42,9 @@ seeds, method}, whose ends are null where one run tells nothing about the spread
     teacher_val_accuracy    number | null
     curves          {metric: {arm: [{epoch, mean, low, high, seeds}]}}      training  {arm: {seed: [record]}}
     pictures        [{true, said, png}], of forgotten examples, added by the run where they are images
-    exports         files that run elsewhere, added by the run where it wrote some: [{name, of, format, line, kept, file,
-                    input_shape, preprocessing, runs [{seed, bytes, sha256, parity} | {seed, refused}]}]; those that were
-                    kept for every seed stand in `models`, as compressed
+    exports         files that run elsewhere, added by the run where it wrote some: [{name, of, format, line, kept,
+                    file, input_shape, preprocessing, runs [{seed, bytes, sha256, parity} | {seed, refused}]}]; those
+                    that were kept for every seed stand in `models`, as compressed
     notices         [text], what the run wants read         warnings   [{code, text}], the notices last
     methods         {metric: how it was computed}
 

@@ -71,9 +71,7 @@ def score_tasks(
     each, compared = [], []
     for task, own in asked.items():
         said = {name: [_logits(name, one, task, facts.main) for one in several] for name, several in judged.items()}
-        right[task] = {
-            name: [_right(name, logits, own, task) for logits in several] for name, several in said.items()
-        }
+        right[task] = {name: [_right(name, logits, own, task) for logits in several] for name, several in said.items()}
         models = [
             _model(name, roles[name], [one.seed for one in judged[name]], said[name], right[task][name], own)
             for name in judged

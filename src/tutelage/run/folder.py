@@ -38,8 +38,9 @@ __all__ = ["RunFolder", "check_place"]
 # In the order in which they are removed: without a manifest a run begins anew, and while the recipe is there the folder
 # is known for a run's, wherever the removal was killed.
 _OURS = (
-    "manifest.json", "fold-*", "round-*", "iterate.json", "users.json", "metrics.jsonl", "log.txt", "teacher", "checkpoints",
-    "students", "exports", "eval", "report.json", "report.html", "README.md", "trackers", "debug", "config.yaml",
+    "manifest.json", "fold-*", "round-*", "iterate.json", "users.json", "metrics.jsonl", "log.txt", "teacher",
+    "checkpoints", "students", "exports", "eval", "report.json", "report.html", "README.md", "trackers", "debug",
+    "config.yaml",
 )  # fmt: skip
 _HALF_WRITTEN = re.compile(r"\..+\.\d+\.tmp")  # by a killed process, or by one that is at it; see `write_bytes`
 _MOST_SHOWN = 12
