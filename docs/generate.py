@@ -130,6 +130,9 @@ def recipes() -> str:
         "SourceSpec": "source, of a term",
         "PlaceSpec": "at, of a term",
         "Combine": "combine",
+        "BlocksSpec": "student.layers",
+        "PruneSpec": "student.prune",
+        "RankSpec": "student.rank",
     }
     sections = [("at the top", whole)] + [
         (paths.get(name, f"a number that moves: {name}"), whole["$defs"][name]) for name in order
