@@ -37,7 +37,7 @@ from tutelage.training import Arm, StopSignals, make_device
 __all__ = ["Compressed", "Compressing", "compress_run", "compress_weights"]
 
 # What `student.json` says beside the facts that build a student.
-_BOOKKEEPING = ("kept_epoch", "curve", "learned")
+_BOOKKEEPING = ("kept_epoch", "curve", "learned", "quantised")
 _ARM = "compressed"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, final
 
 import torch
@@ -20,11 +21,16 @@ from tutelage.report import numbers
 from tutelage.run.exports import CALIBRATION, Material, facts_for, material
 from tutelage.run.job import Job, job_of_recipe
 from tutelage.run.saved import finished_arm, recipe_of, refuse_folds
-from tutelage.run.students import load_student, read_facts, student_file
+from tutelage.run.students import as_learned, load_student, read_facts, student_file
 
 __all__ = ["Exported", "How", "export_run", "export_weights"]
 
-_BOOKKEEPING = ("kept_epoch", "curve", "learned")  # what `student.json` says beside the facts that build a student
+_BOOKKEEPING = (
+    "kept_epoch",
+    "curve",
+    "learned",
+    "quantised",
+)  # what `student.json` says beside the facts that build a student
 
 
 @final
@@ -162,7 +168,7 @@ def export_run(name: Path | str, how: How | None = None, *, seed: int | None = N
     _same_data(job, home)
     facts = facts_for(config, f"{job.name} {arm} seed {chosen}")
     usual = home / "exports" / f"{arm}-seed-{chosen}"
-    return _written(f"{home}:{arm}, seed {chosen}", module, facts, job, how, usual=usual)
+    return _written(f"{home}:{arm}, seed {chosen}", module, facts, job, how, usual=usual, learned=told)
 
 
 def export_weights(
@@ -218,7 +224,15 @@ def _same_data(job: Job, home: Path) -> None:
 
 
 def _written(
-    model: str, module: nn.Module, facts: Facts, job: Job, how: How, *, usual: Path, told: Sequence[str] = ()
+    model: str,
+    module: nn.Module,
+    facts: Facts,
+    job: Job,
+    how: How,
+    *,
+    usual: Path,
+    told: Sequence[str] = (),
+    learned: Mapping[str, Any] = MappingProxyType({}),
 ) -> Exported:
     """Every format of one model; one that fails does not keep the others from being written."""
     stuff: Material = material(job.splits, calibrate=how.calibrate)
@@ -231,7 +245,7 @@ def _written(
             meter.note(one)
             try:
                 done = export_model(
-                    module, facts, place / _file_of(one), how=one, calibration=stuff.calibration,
+                    as_learned(module, learned, one), facts, place / _file_of(one), how=one, calibration=stuff.calibration,
                     inputs=stuff.inputs, targets=stuff.targets, max_drop=how.max_drop,
                 )  # fmt: skip
                 made.append(done)

@@ -26,7 +26,7 @@ from tutelage.models import load_weights, merge
 from tutelage.progress import Meter
 from tutelage.run.cohorts import Workshop
 from tutelage.run.job import Job, facts_of_data
-from tutelage.run.students import read_facts, student_file
+from tutelage.run.students import as_learned, read_facts, student_file
 
 __all__ = [
     "CALIBRATION",
@@ -183,7 +183,7 @@ def _export_one(
         found: dict[str, Any] = {"of": told["sha256"]}
         try:
             made = export_model(
-                model, facts, student_file(folder, arm, seed, how), how=how, calibration=stuff.calibration,
+                as_learned(model, told, how), facts, student_file(folder, arm, seed, how), how=how, calibration=stuff.calibration,
                 inputs=stuff.inputs, targets=stuff.targets,
             )  # fmt: skip
             found |= {"bytes": made.bytes, "parity": asdict(made.parity)}

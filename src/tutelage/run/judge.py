@@ -209,9 +209,7 @@ class _Said:
     further: Mapping[str, ArrayLike]
 
 
-def _answers_of(
-    job: Job, shop: Workshop, name: str, answer: Callable[[Iterable[Batch]], Tensor]
-) -> dict[str, _Said]:
+def _answers_of(job: Job, shop: Workshop, name: str, answer: Callable[[Iterable[Batch]], Tensor]) -> dict[str, _Said]:
     """A model's logits by part, kept as `<name>.npz`, `<name>-val.npz` and `<name>-train.npz`.
 
     The validation part is there to fit a temperature, which must not be fitted on the part that judges it; a fixed

@@ -29,7 +29,7 @@ from tutelage.teachers import EnsembleTeacher, Teacher, as_teacher
 __all__ = ["distill"]
 
 # What a description may say of how a student begins.
-_BEGINNINGS = frozenset({"weights", "adapter", "frozen", "head", "start", "layers", "prune", "rank"})
+_BEGINNINGS = frozenset({"weights", "adapter", "frozen", "head", "start", "layers", "prune", "quantise", "rank"})
 
 Data = Splits | str | tuple[Any, Any]
 Model = str | Mapping[str, Any] | nn.Module | Callable[[], nn.Module]
