@@ -183,8 +183,8 @@ def _export_one(
         found: dict[str, Any] = {"of": told["sha256"]}
         try:
             made = export_model(
-                as_learned(model, told, how), facts, student_file(folder, arm, seed, how), how=how, calibration=stuff.calibration,
-                inputs=stuff.inputs, targets=stuff.targets,
+                as_learned(model, told, how), facts, student_file(folder, arm, seed, how), how=how,
+                calibration=stuff.calibration, inputs=stuff.inputs, targets=stuff.targets,
             )  # fmt: skip
             found |= {"bytes": made.bytes, "parity": asdict(made.parity)}
         except GateError as error:
