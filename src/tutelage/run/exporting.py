@@ -245,8 +245,8 @@ def _written(
             meter.note(one)
             try:
                 done = export_model(
-                    as_learned(module, learned, one), facts, place / _file_of(one), how=one, calibration=stuff.calibration,
-                    inputs=stuff.inputs, targets=stuff.targets, max_drop=how.max_drop,
+                    as_learned(module, learned, one), facts, place / _file_of(one), how=one,
+                    calibration=stuff.calibration, inputs=stuff.inputs, targets=stuff.targets, max_drop=how.max_drop,
                 )  # fmt: skip
                 made.append(done)
             except (GateError, InputError, ModelError) as error:
