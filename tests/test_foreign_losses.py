@@ -151,7 +151,7 @@ def test_a_listing_shows_them_under_their_package(gentle: Elsewhere) -> None:
     name, _, line = lines[begin + 1].partition("  ")
     assert (name, line.strip()) == ("gentle", "A gentle distance between logits; (…, C) and (…, C) → ().")
     told = json.loads(call("methods", "--json").out)
-    assert set(told) == {*losses.__all__, "gentle"}
+    assert {*losses.__all__, "gentle"} <= set(told)
 
 
 def test_its_card_has_what_the_others_have(gentle: Elsewhere) -> None:

@@ -326,7 +326,7 @@ def test_students_that_are_no_logits() -> None:
 
 
 def test_the_losses_that_read_a_teacher_are_those_we_know() -> None:
-    assert len(READ_TEACHER) == 24
+    assert len(READ_TEACHER) == 29
     assert "soft_target" in READ_TEACHER
 
 
@@ -340,6 +340,8 @@ def test_every_other_loss_refuses_drawn_classes(name: str) -> None:
     logits, drawn, labels = random(3, 4), sampled(random(3, 4)), torch.zeros(3, dtype=torch.int64)
     target = random(3, 4) if name == "bounded_regression" else labels  # which is about numbers
     values = {"student_logits": logits, "teacher_logits": drawn, "labels": labels, "target": target}
+    values |= {"progress": 0.2, "temperature_parameter": torch.tensor(1.0), "centre": torch.zeros(4)}
+    values |= {"judged": [random(3)] * 3, "regressed": [random(3, 2), logits], "teacher_feature": random(3, 2)}
     parameters = inspect.signature(loss).parameters.values()
     given = [values[p.name] for p in parameters if p.kind is not p.KEYWORD_ONLY]
     options = {"temperature": 1.0} if "temperature" in inspect.signature(loss).parameters else {}

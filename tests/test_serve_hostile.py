@@ -158,7 +158,7 @@ def test_bodies_that_cannot_be_answered(kind: str, body: bytes, status: int, sai
 
 def test_pictures_of_one_request_share_the_limit_of_pixels() -> None:
     large = png(6_000, 6_000, bytes(6_001 * 6_000))
-    with pytest.raises(RefusedError, match="in one request") as caught:
+    with pytest.raises(RefusedError, match="pixels in all") as caught:
         read(JSON, json.dumps({"images": [base64.b64encode(large).decode()] * 2}).encode(), (1, 8, 8), 2**14)
     assert caught.value.problem.what == "picture 1 cannot be used"
 

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tutelage.data import Examples, Splits, as_model_input
+from tutelage.data import Examples, as_model_input
 from tutelage.demo.teacher import TeacherAtHand, teacher_of_run
-from tutelage.errors import DataError, GateError, InputError, ModelError
+from tutelage.errors import GateError, InputError, ModelError
 from tutelage.export import FORMATS, export_model
-from tutelage.files import read_json
 from tutelage.lang.names import names_in
+from tutelage.run.chosen import same_data
 from tutelage.run.evalfiles import eval_files, read_eval_file
 from tutelage.run.exports import facts_for, material
 from tutelage.run.job import Job, job_of_recipe
@@ -93,7 +93,7 @@ def prepare(run: Path | str, *, seed: int | None = None, threads: int = 1, trust
             fix=f"name the arm that it was made from: {home}:{row['of']}",
         )  # fmt: skip
     job = job_of_recipe(recipe_of(home), trust=trust)
-    _same_data(job.splits, home)
+    same_data(job.splits, home)
     images = as_model_input(job.splits.test.inputs[:_LOOKED_AT].clone())
     if images.min() < 0 or images.max() > 1:
         raise InputError(
@@ -136,16 +136,6 @@ def _image_shape(given: Sequence[int]) -> tuple[int, int, int]:
         )  # fmt: skip
     channels, height, width = map(int, given)
     return channels, height, width
-
-
-def _same_data(splits: Splits, home: Path) -> None:
-    """What was answered in the run must have been about these examples."""
-    before = read_json(home / "manifest.json").get("data", {}).get("fingerprint")
-    if splits.fingerprint != before:
-        raise DataError(
-            "the data has changed since the run", where=splits.train.name,
-            given=f"fingerprint {splits.fingerprint[:12]}", expected=str(before)[:12], fix="restore the data",
-        )  # fmt: skip
 
 
 def _written(

@@ -17,7 +17,6 @@ from tutelage.data import as_model_input
 from tutelage.errors import InputError, nearest
 from tutelage.evaluation.cost import multiply_adds, parameters
 from tutelage.evaluation.predict import predict, task_scores
-from tutelage.export import FORMATS
 from tutelage.files import sha256, write_json
 from tutelage.models import load_weights, save_weights, weights_as_bytes
 from tutelage.objective import Objective, Term
@@ -25,19 +24,18 @@ from tutelage.recipe import Recipe
 from tutelage.report import numbers
 from tutelage.run.armplan import ArmPlan
 from tutelage.run.beginnings import EXAMPLES, nets_beside, steps_beside
+from tutelage.run.chosen import chosen_student
 from tutelage.run.cohorts import Workshop, torch_settings, train_cohort
 from tutelage.run.execute import facts_of
 from tutelage.run.folder import RunFolder
 from tutelage.run.job import Job, job_of_recipe
-from tutelage.run.saved import finished_arm, recipe_of, refuse_folds
-from tutelage.run.students import load_student, read_facts, save_student, student_file
+from tutelage.run.students import load_student, save_student
 from tutelage.teachers import ModuleTeacher
 from tutelage.training import Arm, StopSignals, make_device
 
 __all__ = ["Compressed", "Compressing", "compress_run", "compress_weights"]
 
 # What `student.json` says beside the facts that build a student.
-_BOOKKEEPING = ("kept_epoch", "curve", "learned", "quantised")
 _ARM = "compressed"
 
 
@@ -128,26 +126,8 @@ def compress_run(name: Path | str, how: Compressing, *, seed: int | None = None)
         DataError: the data cannot be used.
     """
     how.check()
-    home, arm, report = finished_arm(name)
-    refuse_folds(home, report)
-    row = next(model for model in report["models"] if model["name"] == arm)
-    if row["compression"] in FORMATS:
-        raise InputError(
-            f"the arm `{arm}` is a file that was exported already", given=row["compression"],
-            fix=f"name the arm it was made from: {home}:{row['of']}",
-        )  # fmt: skip
-    seeds = [int(one["seed"]) for one in row["runs"]]
-    chosen = seeds[0] if seed is None else seed
-    if chosen not in seeds:
-        raise InputError(
-            f"the run has no student of seed {chosen}", where="--seed", expected=f"one of {', '.join(map(str, seeds))}"
-        )
-    weights = student_file(home, row["of"] or arm, chosen, row["compression"])
-    module = load_student(weights.parent, compression=row["compression"], trust=how.trust)
-    told = read_facts(weights)
-    config = {key: told[key] for key in told if key not in _BOOKKEEPING and not key.startswith("sha256")}
-    job = job_of_recipe(recipe_of(home), trust=how.trust)
-    return _compressed(f"{home}:{arm}, seed {chosen}", module, config, job, how)
+    chosen = chosen_student(name, seed=seed, trust=how.trust)
+    return _compressed(chosen.title, chosen.module, chosen.config, chosen.job, how)
 
 
 def compress_weights(

@@ -11,26 +11,18 @@ from typing import Any, final
 import torch
 from torch import nn
 
-from tutelage.errors import DataError, GateError, InputError, ModelError, TutelageError, nearest
+from tutelage.errors import GateError, InputError, ModelError, TutelageError, nearest
 from tutelage.export import FORMATS, Artifact, Facts, check_formats, export_model
-from tutelage.files import read_json
 from tutelage.models import load_weights
 from tutelage.progress import Meter
 from tutelage.recipe import Recipe
 from tutelage.report import numbers
+from tutelage.run.chosen import chosen_student, same_data
 from tutelage.run.exports import CALIBRATION, Material, facts_for, material
 from tutelage.run.job import Job, job_of_recipe
-from tutelage.run.saved import finished_arm, recipe_of, refuse_folds
-from tutelage.run.students import as_learned, load_student, read_facts, student_file
+from tutelage.run.students import as_learned
 
 __all__ = ["Exported", "How", "export_run", "export_weights"]
-
-_BOOKKEEPING = (
-    "kept_epoch",
-    "curve",
-    "learned",
-    "quantised",
-)  # what `student.json` says beside the facts that build a student
 
 
 @final
@@ -146,29 +138,11 @@ def export_run(name: Path | str, how: How | None = None, *, seed: int | None = N
     """
     how = how or How()
     how.check()
-    home, arm, report = finished_arm(name)
-    refuse_folds(home, report)
-    row = next(model for model in report["models"] if model["name"] == arm)
-    if row["compression"] in FORMATS:
-        raise InputError(
-            f"the arm `{arm}` is a file that was exported already", given=row["compression"],
-            fix=f"name the arm it was made from: {home}:{row['of']}",
-        )  # fmt: skip
-    seeds = [int(one["seed"]) for one in row["runs"]]
-    chosen = seeds[0] if seed is None else seed
-    if chosen not in seeds:
-        raise InputError(
-            f"the run has no student of seed {chosen}", where="--seed", expected=f"one of {', '.join(map(str, seeds))}"
-        )
-    weights = student_file(home, row["of"] or arm, chosen, row["compression"])
-    module = load_student(weights.parent, compression=row["compression"], trust=how.trust)
-    told = read_facts(weights)
-    config = {key: told[key] for key in told if key not in _BOOKKEEPING and not key.startswith("sha256")}
-    job = job_of_recipe(recipe_of(home), trust=how.trust)
-    _same_data(job, home)
-    facts = facts_for(config, f"{job.name} {arm} seed {chosen}")
-    usual = home / "exports" / f"{arm}-seed-{chosen}"
-    return _written(f"{home}:{arm}, seed {chosen}", module, facts, job, how, usual=usual, learned=told)
+    chosen = chosen_student(name, seed=seed, trust=how.trust)
+    same_data(chosen.job.splits, chosen.home)
+    facts = facts_for(chosen.config, f"{chosen.job.name} {chosen.arm} seed {chosen.seed}")
+    usual = chosen.home / "exports" / f"{chosen.arm}-seed-{chosen.seed}"
+    return _written(chosen.title, chosen.module, facts, chosen.job, how, usual=usual, learned=chosen.told)
 
 
 def export_weights(
@@ -211,16 +185,6 @@ def export_weights(
 
 def _file_of(how: str) -> str:
     return f"student{FORMATS[how].suffix}"
-
-
-def _same_data(job: Job, home: Path) -> None:
-    """A file is calibrated and compared by what its model learned from, and never by test examples of its run."""
-    before = read_json(home / "manifest.json").get("data", {}).get("fingerprint")
-    if job.splits.fingerprint != before:
-        raise DataError(
-            "the data has changed since the run", where=job.splits.train.name,
-            given=f"fingerprint {job.splits.fingerprint[:12]}", expected=str(before)[:12], fix="restore the data",
-        )  # fmt: skip
 
 
 def _written(

@@ -9,10 +9,11 @@ from typing import Any, final
 
 from torch import nn
 
-from tutelage.errors import DamagedError, DataError, InputError
+from tutelage.errors import DamagedError, InputError
 from tutelage.export import FORMATS
 from tutelage.files import read_json, read_text, sha256
 from tutelage.recipe import Recipe, diff, from_mapping, from_text
+from tutelage.run.chosen import same_data
 from tutelage.run.execute import Run
 from tutelage.run.job import Job, job_of_recipe
 from tutelage.run.saved import finished_arm, refuse_folds
@@ -108,21 +109,11 @@ def origin_of(run: Run | Path | str, changes: Sequence[str], trust: bool, *, tau
         raise InputError(
             "personal students learn one task, but the run's data has several", given=", ".join(job.splits.train.sizes)
         )
-    _same_data(job, home)
+    same_data(job.splits, home)
     # Of the users' own examples partners are drawn and views are made, so what a store holds is about other inputs.
     teacher = _from_files(job.teacher, home) if taught else TeacherPlan()
     job = replace(job.teaching, teacher=teacher, arms={}, store=None, balance="none")
     return Origin(home, arm, recipe, job, files, row["compression"], row["student"], trust)
-
-
-def _same_data(job: Job, home: Path) -> None:
-    """What the shared student learned from must not come into anybody's test part."""
-    before = read_json(home / "manifest.json").get("data", {}).get("fingerprint")
-    if job.splits.fingerprint != before:
-        raise DataError(
-            "the data has changed since the run", where=job.splits.train.name,
-            given=f"fingerprint {job.splits.fingerprint[:12]}", expected=str(before)[:12], fix="restore the data",
-        )  # fmt: skip
 
 
 def _from_files(plan: TeacherPlan, home: Path) -> TeacherPlan:
