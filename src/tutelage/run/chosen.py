@@ -10,14 +10,14 @@ from typing import Any, final
 from torch import nn
 
 from tutelage.data import Splits
-from tutelage.errors import DataError, InputError
+from tutelage.errors import DataError, InputError, nearest
 from tutelage.export import FORMATS
 from tutelage.files import read_json
 from tutelage.run.job import Job, job_of_recipe
 from tutelage.run.saved import finished_arm, recipe_of, refuse_folds
 from tutelage.run.students import load_student, read_facts, student_file
 
-__all__ = ["Chosen", "chosen_student", "same_data"]
+__all__ = ["Chosen", "chosen_student", "same_data", "student_named"]
 
 # What `student.json` says beside the facts that build a student.
 _BOOKKEEPING = ("kept_epoch", "curve", "learned", "quantised")
@@ -77,6 +77,21 @@ def chosen_student(name: Path | str, *, seed: int | None, trust: bool) -> Chosen
     module = load_student(weights.parent, compression=row["compression"], trust=trust)
     job = job_of_recipe(recipe_of(home), trust=trust)
     return Chosen(home, arm, chosen, module, read_facts(weights), job)
+
+
+def student_named(job: Job, name: str | None) -> str:
+    """Which of a recipe's students is meant; where there is one, nobody has to say.
+
+    Raises:
+        InputError: none of that name, or several and no name.
+    """
+    found = next(iter(job.students)) if name is None and len(job.students) == 1 else name or ""
+    if found not in job.students:
+        raise InputError(
+            f"no student `{found}` in this recipe" if found else "the recipe has several students",
+            expected="RECIPE:STUDENT", fix=nearest(found, filter(None, job.students)),
+        )  # fmt: skip
+    return found
 
 
 def same_data(splits: Splits, home: Path) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 from tutelage import losses
 from tutelage.compress import Shrink, Smaller, plain, shrink
 from tutelage.data import as_model_input
-from tutelage.errors import InputError, nearest
+from tutelage.errors import InputError
 from tutelage.evaluation.cost import multiply_adds, parameters
 from tutelage.evaluation.predict import predict, task_scores
 from tutelage.files import sha256, write_json
@@ -24,7 +24,7 @@ from tutelage.recipe import Recipe
 from tutelage.report import numbers
 from tutelage.run.armplan import ArmPlan
 from tutelage.run.beginnings import EXAMPLES, nets_beside, steps_beside
-from tutelage.run.chosen import chosen_student
+from tutelage.run.chosen import chosen_student, student_named
 from tutelage.run.cohorts import Workshop, torch_settings, train_cohort
 from tutelage.run.execute import facts_of
 from tutelage.run.folder import RunFolder
@@ -149,12 +149,7 @@ def compress_weights(
     how.check()
     file = Path(weights).expanduser()
     job = job_of_recipe(recipe, trust=how.trust)
-    name = next(iter(job.students)) if student is None and len(job.students) == 1 else student or ""
-    if name not in job.students:
-        raise InputError(
-            f"no student `{name}` in this recipe" if name else "the recipe has several students",
-            expected="RECIPE:STUDENT", fix=nearest(name, filter(None, job.students)),
-        )  # fmt: skip
+    name = student_named(job, student)
     plan, steps = job.students[name], steps_beside(file)
     with torch.random.fork_rng():
         module = nets_beside(plan.anew, file, steps)[0]()

@@ -11,13 +11,13 @@ from typing import Any, final
 import torch
 from torch import nn
 
-from tutelage.errors import GateError, InputError, ModelError, TutelageError, nearest
+from tutelage.errors import GateError, InputError, ModelError, TutelageError
 from tutelage.export import FORMATS, Artifact, Facts, check_formats, export_model
 from tutelage.models import load_weights
 from tutelage.progress import Meter
 from tutelage.recipe import Recipe
 from tutelage.report import numbers
-from tutelage.run.chosen import chosen_student, same_data
+from tutelage.run.chosen import chosen_student, same_data, student_named
 from tutelage.run.exports import CALIBRATION, Material, facts_for, material
 from tutelage.run.job import Job, job_of_recipe
 from tutelage.run.students import as_learned
@@ -165,12 +165,7 @@ def export_weights(
     how.check()
     file = Path(weights).expanduser()
     job = job_of_recipe(recipe, trust=how.trust)
-    name = next(iter(job.students)) if student is None and len(job.students) == 1 else student or ""
-    if name not in job.students:
-        raise InputError(
-            f"no student `{name}` in this recipe" if name else "the recipe has several students",
-            expected="RECIPE:STUDENT", fix=nearest(name, filter(None, job.students)),
-        )  # fmt: skip
+    name = student_named(job, student)
     plan = job.students[name]
     with torch.random.fork_rng():
         module = plan.anew()

@@ -18,7 +18,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self, final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,6 @@ from tutelage.evaluation.predict import predict, validation_scores
 from tutelage.files import hold, read_json, sha256, sweep, write_json
 from tutelage.models import Classifier, ModelSpec, build, load_weights, save_weights, state_digest
 from tutelage.objective import Objective
-from tutelage.progress import Meter
 from tutelage.strategies.generators import Generator, Learner
 from tutelage.strategies.inventing import Inventor, Rounds
 from tutelage.strategies.inversion import class_names, differentiable
@@ -42,8 +41,8 @@ from tutelage.training import (
     Checkpoints,
     Cohort,
     Device,
-    Listener,
     Moment,
+    Progress,
     Stop,
     StopSignals,
     fit,
@@ -250,7 +249,7 @@ def _train(
         logits = predict(student, plain_batches(plan.val, _CHECKED), place.device)
         return scores | validation_scores(logits, plan.val.targets)
 
-    with StopSignals(fix=_FIX) as signals, _Bar(tell, quiet) as bar:
+    with StopSignals(fix=_FIX) as signals, _Bar(tell, quiet=quiet) as bar:
         signals.checkpoints = checkpoints
         # The generator's turn comes before anything is saved: a step is both.
         fit(
@@ -328,27 +327,8 @@ def _load(folder: Path, plan: _Plan) -> list[dict[str, float]]:
 
 
 @final
-class _Bar(Listener):
-    """Shows how far it is."""
-
-    def __init__(self, tell: Tell, quiet: bool) -> None:
-        self._tell, self._quiet = tell, quiet
-        self._meter: Meter | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._meter is not None:
-            self._meter.close()
-
-    def on_start(self, cohort: Cohort, at: Moment) -> None:
-        meter = Meter(cohort.name, at.steps, done=at.step, unit="step", tell=self._tell, quiet=self._quiet)
-        self._meter = meter.__enter__()
-
-    def on_step(self, cohort: Cohort, at: Moment) -> None:
-        assert self._meter is not None
-        self._meter.advance()
+class _Bar(Progress):
+    """Shows how far it is, and tells of agreement, since there is no labelled part to score."""
 
     def on_epoch_end(self, cohort: Cohort, at: Moment) -> None:
         row = cohort.arms[0].curve[-1]
@@ -356,3 +336,6 @@ class _Bar(Listener):
             f"step {at.step:,}/{at.steps:,}: the student agrees with the teacher on {row['val_agreement']:.1%} of "
             f"fresh inputs; {row['val_rarest']:.1%} of them are of the rarest class"
         )
+
+    def on_end(self, cohort: Cohort, at: Moment) -> None:
+        """What came of it is told by its caller."""

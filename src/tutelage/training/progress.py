@@ -14,7 +14,6 @@ from tutelage.training.loop import Cohort, Listener, Moment
 __all__ = ["MetricsFile", "Progress"]
 
 
-@final
 class Progress(Listener):
     """Shows a cohort's steps, and its scores on the validation part.
 
