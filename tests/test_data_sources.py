@@ -13,6 +13,7 @@ import torch
 
 from tutelage.data import SOURCES, load
 from tutelage.data.idx import read_idx
+from tutelage.data.sets import SETS
 from tutelage.errors import DamagedError, DataError, InputError
 
 REAL = Path("/usr/share/datasets/fashion-mnist")
@@ -40,7 +41,7 @@ def fashion(tmp_path: Path) -> Path:
 
 
 def test_every_source_has_its_line() -> None:
-    assert list(SOURCES) == ["arrays", "digits", "fashion-mnist", "folder"]
+    assert list(SOURCES) == ["arrays", "digits", "fashion-mnist", "folder", "rows", *SETS]
     assert all(len(line) > 20 for line in SOURCES.values())
 
 

@@ -150,3 +150,19 @@ COMBINED: Mapping[str, str] = {
     "best": "for each example, the logits with the least cross-entropy, the student's own among them",
     "least_logits": "each logit less the label's, the least of all of them, the student's own among them",
 }
+
+
+# Where models live that are no torch modules: before the colon of a teacher's name.
+FRAMEWORKS = ("sklearn", "xgboost", "lightgbm", "onnx", "keras", "savedmodel", "jax")
+ADDRESSES = ("http", "https", "chat")
+
+
+def answers_elsewhere(model: str) -> bool:
+    """Whether a name leads to what is no torch module: another framework's model, or an address."""
+    return model.partition(":")[0] in FRAMEWORKS or is_remote(model)
+
+
+def is_remote(model: str) -> bool:
+    """Whether a name is an address, `http://…`, `https://…` or `chat:…`."""
+    kind, colon, _ = model.partition(":")
+    return bool(colon) and kind in ADDRESSES

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tutelage.data.balance import balanced
 from tutelage.data.draws import Stream, mix
-from tutelage.data.examples import Examples, as_model_input
+from tutelage.data.examples import Examples
 from tutelage.data.tasks import further_targets
 from tutelage.data.views import Views, view_batch
 from tutelage.errors import DataError, InputError
@@ -110,7 +110,7 @@ class Batches:
         targets = torch.split(examples.targets.index_select(0, order), self._sizes)[start:]
         for index, own, target in zip(parts, ids, targets, strict=True):
             further = further_targets(examples, index)
-            yield Batch(own, {"x": as_model_input(examples.inputs.index_select(0, index))}, target, tasks=further)
+            yield Batch(own, examples.seen(index), target, tasks=further)
 
 
 def plain_batches(examples: Examples, batch_size: int) -> Iterator[Batch]:
@@ -122,8 +122,7 @@ def plain_batches(examples: Examples, batch_size: int) -> Iterator[Batch]:
     if batch_size < 1 or batch_size % 1:
         raise InputError("the batch size is out of range", given=batch_size, expected="a whole number ≥ 1")
     for start in range(0, len(examples), batch_size):
-        part = slice(start, start + batch_size)
-        # Copies: a model may work in place, and the examples are still needed.
-        inputs = as_model_input(examples.inputs[part].clone())
-        further = {name: task.targets[part].clone() for name, task in examples.tasks.items()}
-        yield Batch(examples.ids[part].clone(), {"x": inputs}, examples.targets[part].clone(), tasks=further)
+        # Copies, as `index_select` makes them: a model may work in place, and the examples are still needed.
+        index = torch.arange(start, min(start + batch_size, len(examples)))
+        own, target = examples.ids.index_select(0, index), examples.targets.index_select(0, index)
+        yield Batch(own, examples.seen(index), target, tasks=further_targets(examples, index))

@@ -8,9 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import final
+from typing import Any, final
 from unicodedata import category
 
 import numpy as np
@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tutelage.errors import DataError
+from tutelage.errors import DataError, InputError, nearest
 
-__all__ = ["MAIN_TASK", "Examples", "Task", "as_model_input", "check_names", "listed"]
+__all__ = ["MAIN_TASK", "Examples", "Task", "as_model_input", "check_names", "listed", "vocabulary_of"]
 
 # Standardised images stay well below this, bytes that were turned into floats lie well above.
 _UNSCALED = 16.0
@@ -43,9 +43,13 @@ class Task:
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class Examples:
-    """Inputs with labels, in memory; use `Examples.make`."""
+    """Inputs with labels, in memory; use `Examples.make`.
 
-    inputs: Tensor  # (N, C, H, W) uint8 images, or (N, …) float32 that is scaled already
+    An example may be seen in several views, such as a text and its translation. One of them is read by whoever learns:
+    `inputs` is that one, and `reads` its name.
+    """
+
+    inputs: Tensor  # (N, C, H, W) uint8 images, (N, L) int32 tokens, or (N, …) float32 that is scaled already
     targets: Tensor  # (N,) int64
     ids: Tensor  # (N,) int64 content ids
     classes: tuple[str, ...]
@@ -53,6 +57,10 @@ class Examples:
     origins: Tensor  # (N,) int64: which file or row of the source each was; only to tell what changed, never to find it
     task: str = MAIN_TASK  # what the targets are of, where there are further ones
     tasks: Mapping[str, Task] = field(default_factory=dict)  # further tasks by name
+    views: Mapping[str, Tensor] = field(default_factory=dict)  # all views by name, where they have names
+    reads: str = "x"  # the view that `inputs` is
+    encodings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # view -> what made it of columns, as JSON
+    groups: Tensor | None = None  # (N,) int64; what is of one group stays in one part
 
     @staticmethod
     def make(
@@ -63,16 +71,22 @@ class Examples:
         *,
         origins: Sequence[str] | None = None,
         tasks: Mapping[str, Task] = MappingProxyType({}),
+        vocabulary: int = 0,
+        contents: Sequence[bytes] | None = None,
+        groups: Sequence[str] | None = None,
     ) -> Examples:
         """Check examples, give them ids, and put them in the order of these.
 
         Args:
-            inputs: (N, C, H, W) uint8 images, or (N, …) float32.
+            inputs: (N, C, H, W) uint8 images, (N, L) int32 tokens with 0 behind short ones, or (N, …) float32.
             targets: (N,) integers, 0 … C − 1.
             classes: one name for each class, in the order of the labels.
             name: of the whole set.
             origins: what each was called where it came from; their row numbers if left out.
             tasks: further labels by name.
+            vocabulary: how many tokens there are, with the 0 that stands behind short rows; 0 for other inputs.
+            contents: what each id is a digest of; by default the input itself.
+            groups: what each belongs to, such as a patient or a voice; splits keep a group together.
 
         Raises:
             DataError: lengths, shapes or names do not fit, a label names no class, or an input is not finite.
@@ -82,7 +96,9 @@ class Examples:
             _check_targets(inputs, task.targets, task.classes, f"{name}, task {title}")
         if inputs.dtype == torch.float32:
             _refuse_odd_numbers(inputs, name)
-        ids = _content_ids(inputs)
+        if inputs.dtype == torch.int32 or vocabulary:
+            _check_tokens(inputs, vocabulary, name)
+        ids = _content_ids(inputs) if contents is None else _digests(contents)
         # Equal inputs share an id; their label decides, so that even twins have one order.
         order = np.lexsort((*(task.targets.numpy() for task in tasks.values()), targets.numpy(), ids))
         index = torch.from_numpy(order)
@@ -90,6 +106,8 @@ class Examples:
             inputs[index], targets[index].long(), torch.from_numpy(ids[order]), tuple(classes), name,
             index if origins is None else torch.tensor([_word(origins[row]) for row in order], dtype=torch.int64),
             tasks={title: Task(task.targets.long(), tuple(task.classes)).take(index) for title, task in tasks.items()},
+            encodings={"x": {"kind": "tokens", "vocabulary": vocabulary}} if vocabulary else {},
+            groups=None if groups is None else torch.tensor([_word(groups[row]) for row in order], dtype=torch.int64),
         )  # fmt: skip
         _refuse_collisions(made)
         return made
@@ -106,6 +124,11 @@ class Examples:
     def is_image(self) -> bool:
         """Whether an input has channels, rows and columns."""
         return self.inputs.ndim == 4
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens there are; 0 where inputs are no tokens."""
+        return int(self.encodings.get(self.reads, {}).get("vocabulary", 0))
 
     @property
     def labels(self) -> dict[str, Tensor]:
@@ -138,19 +161,69 @@ class Examples:
         for name, task in self.tasks.items():
             digest.update(json.dumps([name, task.classes]).encode())
             digest.update(task.targets.numpy().tobytes())
+        if self.encodings:
+            # Ids tell of columns; what was made of these may differ still.
+            digest.update(json.dumps([self.reads, self.encodings], sort_keys=True).encode())
         return digest.hexdigest()
 
     def take(self, index: Tensor) -> Examples:
         """Some of them, in the order of `index`."""
-        return Examples(
-            self.inputs[index], self.targets[index], self.ids[index], self.classes, self.name, self.origins[index],
-            self.task, {name: task.take(index) for name, task in self.tasks.items()},
+        views = {name: view[index] for name, view in self.views.items()}
+        return replace(
+            self, inputs=views[self.reads] if self.reads in views else self.inputs[index],
+            targets=self.targets[index], ids=self.ids[index], origins=self.origins[index],
+            tasks={name: task.take(index) for name, task in self.tasks.items()}, views=views,
+            groups=None if self.groups is None else self.groups[index],
         )  # fmt: skip
+
+    def reading(self, view: str) -> Examples:
+        """The same examples as somebody sees them who reads another of their views.
+
+        Raises:
+            InputError: they have no such view.
+        """
+        if view == self.reads:
+            return self
+        if view not in self.views:
+            raise InputError(
+                f"the examples have no view `{view}`", where=self.name,
+                expected="one of " + ", ".join(self.views or [self.reads]), fix=nearest(view, self.views),
+            )  # fmt: skip
+        return replace(self, inputs=self.views[view], reads=view)
+
+    @staticmethod
+    def concatenated(parts: Sequence[Examples]) -> Examples:
+        """All examples of several parts of one set, in the order of their ids."""
+        first = parts[0]
+        whole = replace(
+            first, inputs=torch.cat([part.inputs for part in parts]), targets=torch.cat([p.targets for p in parts]),
+            ids=torch.cat([part.ids for part in parts]), origins=torch.cat([part.origins for part in parts]),
+            tasks={
+                name: Task(torch.cat([part.tasks[name].targets for part in parts]), task.classes)
+                for name, task in first.tasks.items()
+            },
+            views={name: torch.cat([part.views[name] for part in parts]) for name in first.views},
+            groups=None if first.groups is None else torch.cat([p.groups for p in parts if p.groups is not None]),
+        )  # fmt: skip
+        further = [task.targets.numpy() for task in whole.tasks.values()]
+        return whole.take(torch.from_numpy(np.lexsort((*further, whole.targets.numpy(), whole.ids.numpy()))))
+
+    def seen(self, index: Tensor) -> dict[str, Tensor]:
+        """What models read of the chosen ones: `x`, and the other views by their names."""
+        x = {"x": as_model_input(self.inputs.index_select(0, index))}
+        return x | {name: as_model_input(view.index_select(0, index)) for name, view in self.views.items()}
+
+
+def vocabulary_of(facts: Mapping[str, Any]) -> int:
+    """How many tokens the model knows whose file says this of its data; 0 where it reads none."""
+    return int((facts.get("encoding") or {}).get("vocabulary", 0))
 
 
 def as_model_input(raw: Tensor) -> Tensor:
-    """Bytes become numbers in [0, 1]; float32 stays as it is."""
-    return raw.to(torch.float32).div_(255.0) if raw.dtype == torch.uint8 else raw
+    """Bytes of images become numbers in [0, 1], tokens int64; float32, and the bytes of texts, stay as they are."""
+    if raw.dtype == torch.int32:
+        return raw.long()
+    return raw.to(torch.float32).div_(255.0) if raw.dtype == torch.uint8 and raw.ndim != 2 else raw
 
 
 def listed(offenders: Sequence[object], *, most: int = 10, separator: str = ", ") -> str:
@@ -232,14 +305,40 @@ def _check_shapes(inputs: Tensor, targets: Tensor, name: str) -> None:
             expected="(N, C, H, W)",
             fix="reshape them if they are images, or pass features as float32",
         )
-    if inputs.dtype not in (torch.uint8, torch.float32):
-        raise DataError(f"inputs are {inputs.dtype}", where=name, expected="uint8 images or float32 features")
+    if inputs.dtype not in (torch.uint8, torch.float32, torch.int32):
+        raise DataError(
+            f"inputs are {inputs.dtype}", where=name, expected="uint8 images, float32 features, or int32 tokens"
+        )
+
+
+def _check_tokens(inputs: Tensor, vocabulary: int, name: str) -> None:
+    if inputs.dtype != torch.int32 or inputs.ndim != 2 or vocabulary < 2:
+        raise DataError(
+            "tokens come as one row for each example, with the size of their vocabulary", where=name,
+            given=f"{inputs.dtype}, shape {tuple(inputs.shape)}, vocabulary {vocabulary}",
+            expected="int32 (N, L), 0 behind short rows, and a vocabulary of 2 or more",
+            fix="pass `vocabulary`, or let `tutelage.data.from_rows` make tokens of a column of text",
+        )  # fmt: skip
+    if not 0 <= int(inputs.min()) <= int(inputs.max()) < vocabulary:
+        raise DataError(
+            "a token is not in the vocabulary", where=name,
+            given=f"tokens {int(inputs.min())} … {int(inputs.max())}", expected=f"0 … {vocabulary - 1}",
+        )  # fmt: skip
 
 
 def _word(text: str) -> int:
     """63 bits of BLAKE2b over a text."""
     data = text.encode(errors="surrogateescape")
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little") >> 1
+
+
+def _digests(contents: Sequence[bytes]) -> NDArray[np.int64]:
+    """63 bits of BLAKE2b over each content, which must be of several ones if they are of several contents."""
+    raw = b"".join(hashlib.blake2b(content, digest_size=8).digest() for content in contents)
+    ids = (np.frombuffer(raw, dtype="<u8") >> np.uint64(1)).astype(np.int64)
+    if len(np.unique(ids)) != len(set(contents)):
+        raise DataError("two different examples have the same content id", fix="remove one of the two")
+    return ids
 
 
 def _content_ids(inputs: Tensor) -> NDArray[np.int64]:

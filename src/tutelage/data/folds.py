@@ -6,8 +6,6 @@ one content share a fold. A test part that the set brings along stays out of it:
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,7 +13,6 @@ from numpy.typing import NDArray
 from tutelage.data.draws import Stream, mix
 from tutelage.data.examples import Examples
 from tutelage.data.splits import Splits, split_off
-from tutelage.data.tasks import joined
 from tutelage.errors import DataError, InputError
 
 __all__ = ["fold_of", "pool"]
@@ -23,10 +20,7 @@ __all__ = ["fold_of", "pool"]
 
 def pool(splits: Splits) -> Examples:
     """All examples that take part in cross-validation: all but a test part that the set brought along."""
-    parts = [splits.train, splits.val, *(() if splits.own_test else (splits.test,))]
-    first = parts[0]
-    inputs, targets = (torch.cat([getattr(part, name) for part in parts]) for name in ("inputs", "targets"))
-    return replace(Examples.make(inputs, targets, first.classes, first.name, tasks=joined(parts)), task=first.task)
+    return Examples.concatenated([splits.train, splits.val, *(() if splits.own_test else (splits.test,))])
 
 
 def fold_of(splits: Splits, number: int, count: int, *, val: float, seed: int = 0) -> Splits:
@@ -54,6 +48,8 @@ def fold_of(splits: Splits, number: int, count: int, *, val: float, seed: int = 
 
 def _folds(examples: Examples, count: int, seed: int) -> NDArray[np.int64]:
     """(N,) the fold of every example, 0 … count − 1."""
+    if examples.groups is not None:
+        return (mix(seed, Stream.TEST, examples.groups.numpy()) % np.uint64(count)).astype(np.int64)
     ids, first = np.unique(examples.ids.numpy(), return_index=True)
     labels = examples.targets.numpy()[first]  # a copy with another label goes where the first one goes
     rank, chosen = mix(seed, Stream.TEST, ids), np.empty(len(ids), dtype=np.int64)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,17 +17,21 @@ from tutelage.data.folder import load_folder
 from tutelage.data.folds import pool
 from tutelage.data.idx import read_idx
 from tutelage.data.images import printable, refit
+from tutelage.data.inputs import told_rows
+from tutelage.data.sets import SETS, set_folder
 from tutelage.data.splits import Splits, assemble, check_shares, leaks, split
 from tutelage.errors import DamagedError, DataError, InputError, nearest
 from tutelage.files import cache_folder
 
-__all__ = ["SOURCES", "load", "with_training_part"]
+__all__ = ["SOURCES", "load", "load_rows", "made_of_rows", "with_training_part"]
 
 SOURCES: dict[str, str] = {
     "arrays": "a .npz file with x and y, or x_train, y_train, x_val, y_val, x_test, y_test (data.path)",
     "digits": "1,797 handwritten digits of 8×8 pixels that come with scikit-learn",
     "fashion-mnist": "70,000 images of clothes, 28×28, 10 classes (Debian: dataset-fashion-mnist, or data.path)",
     "folder": "images in one folder for each class, with or without train/, val/, test/ above (data.path)",
+    "rows": "a .csv, .tsv, .jsonl or .parquet file of columns; data.label and data.inputs say what of it (data.path)",
+    **{name: one.line for name, one in SETS.items()},
 }
 
 _CLOTHES = (
@@ -65,6 +71,8 @@ def load(
     if source not in SOURCES:
         raise InputError(f"no data source `{source}`", where="data.source", fix=nearest(source, SOURCES))
     check_shares(val, test)
+    if made_of_rows(source):
+        return load_rows(source, path=path, val=val, test=test, seed=seed)[0]
     path = None if path is None else _at_home(path, "data.path")
     if image_size is not None and (image_size < 1 or image_size % 1):
         raise InputError(
@@ -85,6 +93,55 @@ def load(
     read = load_folder if source == "folder" else load_arrays
     return read(
         path, val=val, test=test, seed=seed, image_size=image_size, channels=channels, allow_overlap=allow_overlap
+    )
+
+
+def made_of_rows(source: str) -> bool:
+    """Whether a source gives columns, of which a recipe says what is read."""
+    return source == "rows" or source in SETS
+
+
+def load_rows(
+    source: str,
+    *,
+    path: Path | str | None = None,
+    label: str | None = None,
+    inputs: Mapping[str, Mapping[str, Any]] | None = None,
+    reads: str | None = None,
+    group: str | None = None,
+    part: str | None = None,
+    val: float = 0.1,
+    test: float = 0.2,
+    seed: int = 0,
+    fold: tuple[int, int] | None = None,
+) -> tuple[Splits, list[str]]:
+    """Load a source of columns, and what a person should know of it; see `tutelage.data.from_rows`.
+
+    A named set says itself what it is learned by, where nothing else is said.
+
+    Raises:
+        InputError: something is missing that the source does not say itself.
+        DataError: the data cannot be used, or are not here.
+    """
+    if source == "rows":
+        from tutelage.data.tabular import read_rows
+
+        if path is None:
+            raise InputError("the source `rows` needs a path", where="data.path", expected=SOURCES[source])
+        rows = read_rows(_at_home(path, "data.path"))
+        if label is None or not inputs:
+            raise InputError(
+                "rows do not say what is learned of them",
+                where="data.label" if label is None else "data.inputs", expected="one of " + ", ".join(rows.columns),
+                fix="such as label: section, and inputs: {x: {text: description, tokens: {length: 64}}}",
+            )  # fmt: skip
+    else:
+        known = SETS[source]
+        rows = known.read(set_folder(source) if path is None else _at_home(path, "data.path"))
+        label, inputs = label or known.label, inputs or known.inputs
+        group, part = group or known.group, part or known.args.get("part")
+    return told_rows(
+        rows, label=label, inputs=inputs, reads=reads, group=group, part=part, val=val, test=test, seed=seed, fold=fold
     )
 
 

@@ -1,20 +1,23 @@
 """Three parts of a set: what is learned from, what decides, and what is looked at once.
 
 A part is chosen by a hash of (seed, id), class by class. Examples of the same content have the same id and stay
-together: a copy of a training example in the test part would be a leak.
+together: a copy of a training example in the test part would be a leak. Where examples belong to groups, such as voices
+or patients, whole groups are chosen, by a hash of (seed, group), whatever their classes.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from collections.abc import Set as Names
+from dataclasses import dataclass, replace
 from typing import final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from tutelage.data.draws import Stream, mix
+from tutelage.data.draws import Stream, mix, uniform
 from tutelage.data.examples import Examples, listed
 from tutelage.errors import DataError, InputError
 
@@ -36,6 +39,22 @@ class Splits:
         """SHA-256 over the three parts."""
         parts = "".join(part.fingerprint for part in (self.train, self.val, self.test))
         return hashlib.sha256(parts.encode()).hexdigest()
+
+    def reading(self, view: str) -> Splits:
+        """The same as somebody sees them who reads this view."""
+        return self.each(lambda part: part.reading(view))
+
+    def keeping(self, views: Names[str]) -> Splits:
+        """The same without the views that nobody reads beside the students' own."""
+        return self.each(
+            lambda part: replace(
+                part, views={k: v for k, v in part.views.items() if k in views} if views - {part.reads} else {}
+            )
+        )
+
+    def each(self, change: Callable[[Examples], Examples]) -> Splits:
+        """The same with every part changed alike."""
+        return replace(self, train=change(self.train), val=change(self.val), test=change(self.test))
 
 
 def split(examples: Examples, *, val: float, test: float, seed: int = 0) -> Splits:
@@ -138,6 +157,10 @@ def _cut(
     examples: Examples, fraction: float, seed: int, stream: Stream, *, leave: int = 1
 ) -> tuple[Examples, Examples]:
     ids, targets = examples.ids.numpy(), examples.targets.numpy()
+    if examples.groups is not None:
+        # Whole groups by their hash alone: which one goes where depends on no other, and on no recipe's views.
+        taken = uniform(seed, 0, examples.groups.numpy(), stream) < fraction
+        return _apart(examples, taken)
     rank = mix(seed, stream, ids)
     taken = np.zeros(len(ids), dtype=bool)
     for label in range(len(examples.classes)):
@@ -145,7 +168,12 @@ def _cut(
         # However small the class, one is taken, unless that leaves too few for the parts to come.
         count = min(max(round(len(rows) * fraction), 1), max(len(rows) - leave, 0))
         taken[rows[np.argsort(rank[rows], kind="stable")[:count]]] = True
+    return _apart(examples, taken)
+
+
+def _apart(examples: Examples, taken: NDArray[np.bool_]) -> tuple[Examples, Examples]:
     # A content that was taken once is taken everywhere, even where a twin has another label.
+    ids = examples.ids.numpy()
     taken = np.isin(ids, ids[taken])
     stays, goes = (torch.from_numpy(np.flatnonzero(part)) for part in (~taken, taken))
     return examples.take(stays), examples.take(goes)

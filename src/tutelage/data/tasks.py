@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tutelage.data.examples import Examples, Task, listed
+from tutelage.data.examples import Examples, listed
 from tutelage.data.splits import Splits
 from tutelage.errors import DataError, InputError, nearest
 
-__all__ = ["check_task", "further_arrays", "further_targets", "joined", "name_task", "only", "splits_of"]
+__all__ = ["check_task", "further_arrays", "further_targets", "name_task", "only", "splits_of"]
 
 _NAME = re.compile(r"[a-z0-9_][a-z0-9_-]{0,39}")
 _INPUTS = ("x", "x_test", "x_train", "x_val")
@@ -82,14 +80,6 @@ def further_arrays(
 def further_targets(examples: Examples, index: Tensor) -> dict[str, Tensor]:
     """Task -> the labels (B,) of the chosen examples, for all tasks but the main one."""
     return {name: task.targets.index_select(0, index) for name, task in examples.tasks.items()}
-
-
-def joined(parts: Sequence[Examples]) -> dict[str, Task]:
-    """The further tasks of several parts of one set, one part after the other."""
-    return {
-        name: Task(torch.cat([part.tasks[name].targets for part in parts]), task.classes)
-        for name, task in parts[0].tasks.items()
-    }
 
 
 def name_task(splits: Splits, task: str) -> Splits:

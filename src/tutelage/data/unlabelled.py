@@ -13,7 +13,6 @@ from tutelage.data.arrays import inputs_of, read_npz
 from tutelage.data.examples import Examples, listed
 from tutelage.data.images import SUFFIXES, absence, printable, read_images, refit, stack
 from tutelage.data.splits import Splits
-from tutelage.data.tasks import joined
 from tutelage.errors import DataError, nearest
 
 __all__ = ["with_unlabelled"]
@@ -41,6 +40,11 @@ def with_unlabelled(splits: Splits, path: Path | str, *, image_size: int | None 
     """
     path = Path(path).expanduser()
     train = splits.train
+    if train.encodings:
+        raise DataError(
+            "unlabelled examples come as images or numbers, but these are made of columns", where=_WHERE,
+            fix="give them as rows with an empty label",
+        )  # fmt: skip
     given = torch.from_numpy(_folder(path, train, image_size) if path.is_dir() else _file(path, train, image_size))
     if given.dtype != train.inputs.dtype or tuple(given.shape[1:]) != train.shape:
         raise DataError(
@@ -58,14 +62,8 @@ def with_unlabelled(splits: Splits, path: Path | str, *, image_size: int | None 
             "every unlabelled example is in the labelled set already", where=_WHERE, given=f"{len(pool):,} examples"
         )
     pool = pool.take(new)
-    ids = torch.cat([train.ids, pool.ids])
-    order = ids.argsort(stable=True)
-    inputs, targets, origins = (
-        torch.cat([getattr(train, name), getattr(pool, name)])[order] for name in ("inputs", "targets", "origins")
-    )
     blank = {name: replace(task, targets=torch.zeros_like(pool.targets)) for name, task in train.tasks.items()}
-    tasks = {name: task.take(order) for name, task in joined([train, replace(pool, tasks=blank)]).items()}
-    both = replace(train, ids=ids[order], inputs=inputs, targets=targets, origins=origins, tasks=tasks)
+    both = Examples.concatenated([train, replace(pool, tasks=blank)])
     left = len(given) - len(pool)
     told = f"{len(pool):,} unlabelled examples from {printable(path)}"
     told += f"; {left:,} more are copies of these or of labelled ones, and were left out" if left else ""

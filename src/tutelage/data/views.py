@@ -94,6 +94,11 @@ class Views:
         Raises:
             InputError: image views for something that is no image, or a shift beyond the image.
         """
+        if self._on and (examples.vocabulary or (self.soft_targets and examples.views)):
+            what = "tokens" if examples.vocabulary else "examples that are read in several views"
+            raise InputError(
+                f"these views are not for {what}", where="data.views", given=", ".join(self._on), fix="turn them off"
+            )
         for_images = [name for name in self._on if name != "mixup"]
         if for_images and not examples.is_image:
             raise InputError(
@@ -155,13 +160,15 @@ def view_batch(examples: Examples, index: Tensor, views: Views, *, seed: int, ep
     ids, target = examples.ids.index_select(0, index), examples.targets.index_select(0, index)
     further = further_targets(examples, index)
     if not views.random:
-        return Batch(ids, {"x": as_model_input(examples.inputs.index_select(0, index))}, target, tasks=further)
+        return Batch(ids, examples.seen(index), target, tasks=further)
     if views.soft_targets:
         inputs, (target, *rest) = _mixed(examples, index, views, _Draw(seed, epoch, ids.numpy()))
         further = dict(zip(further, rest, strict=True))
     else:
         inputs = _alone(examples, index, views, _Draw(seed, epoch, ids.numpy()))
-    return Batch(ids, {"x": inputs}, target, view_number(seed, epoch), tasks=further)
+    # What others read is as it is: only what students read is moved, cut and coloured.
+    others = {name: as_model_input(view.index_select(0, index)) for name, view in examples.views.items()}
+    return Batch(ids, {"x": inputs, **others}, target, view_number(seed, epoch), tasks=further)
 
 
 def view_number(seed: int, epoch: int) -> int:

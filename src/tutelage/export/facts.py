@@ -32,6 +32,7 @@ class Facts:
         std: likewise.
         name: of the model, for whoever looks at the file.
         head: the last layer of a teacher that it ends in, as `models.reuse` describes it; None where it has its own.
+        encoding: what makes its input of text, a table or a sound, as `data.encoders` describes it; None of images.
     """
 
     classes: tuple[str, ...]
@@ -42,10 +43,17 @@ class Facts:
     std: tuple[float, ...] = ()
     name: str = ""
     head: Mapping[str, Any] | None = None
+    encoding: Mapping[str, Any] | None = None
 
     @property
     def preprocessing(self) -> str:
         """What to do with an example before it goes in."""
+        kind = (self.encoding or {}).get("kind")
+        if kind in ("tokens", "ids"):
+            vocabulary = (self.encoding or {})["vocabulary"]
+            return f"int64, {self.input_shape[0]} tokens of {vocabulary:,}, 0 behind short rows; `encoding` makes them"
+        if kind is not None and kind != "picture":
+            return f"float32, as `encoding` makes them of columns ({kind})"
         if len(self.input_shape) == 3:
             height, width = self.input_shape[1:]
             colour = {1: "grey", 3: "RGB"}.get(self.input_shape[0], f"{self.input_shape[0]} channels")
@@ -71,6 +79,7 @@ class Facts:
             return cls(
                 tuple(map(str, told["classes"])), tuple(map(int, told["input_shape"])), told["model"], told["args"],
                 tuple(map(float, told["mean"])), tuple(map(float, told["std"])), str(told["name"]), told["head"],
+                told.get("encoding"),
             )  # fmt: skip
         except (ValueError, KeyError, TypeError) as error:
             raise DamagedError(f"{where} does not say what goes in and what comes out", given=repr(error)) from error

@@ -39,6 +39,7 @@ def build(
     classes: int,
     mean: Sequence[float],
     std: Sequence[float],
+    vocabulary: int = 0,
     trust: bool = False,
     role: str = "student",
 ) -> Classifier:
@@ -48,6 +49,7 @@ def build(
         input_shape: shape of one example.
         classes: number of classes of the data.
         mean, std: scaling of the data, in [0, 1] for images; a model that brings its own keeps that, with a notice.
+        vocabulary: how many tokens there are, where an example is a row of them; 0 where it is none.
         trust: whether a name may run code of the user's own.
         role: how messages call the model.
 
@@ -63,12 +65,14 @@ def build(
         )
     notices: list[str] = []
     if spec.name.startswith("hf:") and huggingface.is_pretrained(spec.name[3:]):
-        loaded = huggingface.pretrained(spec.name[3:], spec.args, input_shape=input_shape, classes=classes)
+        loaded = huggingface.pretrained(
+            spec.name[3:], spec.args, input_shape=input_shape, classes=classes, vocabulary=vocabulary
+        )
         net, mean, std = loaded.net, loaded.mean or mean, loaded.std or std
         notices += loaded.notices
     else:
-        net = _make(spec, input_shape, classes, trust)
-    classifier = Classifier(net, input_shape=input_shape, classes=classes, mean=mean, std=std)
+        net = _make(spec, input_shape, classes, vocabulary, trust)
+    classifier = Classifier(net, input_shape=input_shape, classes=classes, mean=mean, std=std, vocabulary=vocabulary)
     _probe(classifier, spec.name, role)
     if spec.weights is not None:
         notices += load_weights(classifier, spec.weights)
@@ -76,19 +80,25 @@ def build(
     return classifier.train()
 
 
-def _make(spec: ModelSpec, input_shape: tuple[int, ...], classes: int, trust: bool) -> nn.Module:
+def _make(spec: ModelSpec, input_shape: tuple[int, ...], classes: int, vocabulary: int, trust: bool) -> nn.Module:
     try:
         if spec.name.startswith("hf:"):
-            return huggingface.from_type(spec.name[3:], spec.args, input_shape=input_shape, classes=classes)
+            return huggingface.from_type(
+                spec.name[3:], spec.args, input_shape=input_shape, classes=classes, vocabulary=vocabulary
+            )
+        # Only what reads tokens is told how many there are: nets and functions for other inputs stay as they are.
+        told = {"vocabulary": vocabulary} if vocabulary else {}
         if ":" in spec.name:
-            return _call(spec.name, spec.args, input_shape, classes, trust)
-        return _built_in(spec.name, spec.args, input_shape, classes)
+            return _call(spec.name, spec.args, input_shape, classes, trust, told)
+        return _built_in(spec.name, spec.args, input_shape, classes, told)
     except (RuntimeError, MemoryError) as error:
         # What torch says when the weights alone do not fit into memory.
         raise ModelError(f"`{spec.name}` cannot be made: {_line(error)}", given=_shown(spec.args)) from error
 
 
-def _built_in(name: str, args: Mapping[str, object], input_shape: tuple[int, ...], classes: int) -> nn.Module:
+def _built_in(
+    name: str, args: Mapping[str, object], input_shape: tuple[int, ...], classes: int, told: Mapping[str, int]
+) -> nn.Module:
     info = NETS.get(name)
     if info is None:
         raise InputError(
@@ -106,10 +116,13 @@ def _built_in(name: str, args: Mapping[str, object], input_shape: tuple[int, ...
         wanted = (int,) if isinstance(info.args[arg], int) else (int, float)
         if isinstance(value, bool) or not isinstance(value, wanted):
             raise InputError(f"`{arg}` of `{name}` is of the wrong type", given=f"{arg}={value!r}", expected=takes)
-    return info.make(input_shape, classes, **args)
+    return info.make(input_shape, classes, **told, **args)
 
 
-def _call(name: str, args: Mapping[str, object], input_shape: tuple[int, ...], classes: int, trust: bool) -> nn.Module:
+def _call(
+    name: str, args: Mapping[str, object], input_shape: tuple[int, ...], classes: int, trust: bool,
+    told: Mapping[str, int],
+) -> nn.Module:  # fmt: skip
     """The module that a function of the user's own returns."""
     if not trust:
         raise InputError(
@@ -122,7 +135,7 @@ def _call(name: str, args: Mapping[str, object], input_shape: tuple[int, ...], c
     if not callable(target):
         raise InputError(f"`{name}` is no function", given=type(target).__name__, expected="a function")
     try:
-        net = target(input_shape=input_shape, classes=classes, **args)
+        net = target(input_shape=input_shape, classes=classes, **told, **args)
     except TutelageError:
         raise
     except Exception as error:
@@ -139,7 +152,7 @@ def _call(name: str, args: Mapping[str, object], input_shape: tuple[int, ...], c
 def _probe(classifier: Classifier, name: str, role: str) -> None:
     """Two blank examples through the model in eval mode: neither its buffers nor the random numbers of the run move."""
     classifier.eval()
-    blank = torch.zeros(2, *classifier.input_shape)
+    blank = torch.zeros(2, *classifier.input_shape, dtype=torch.int64 if classifier.vocabulary else torch.float32)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             answer: object = classifier(blank)

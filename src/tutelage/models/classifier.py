@@ -38,7 +38,7 @@ class Normalise(nn.Module):
 
 @final
 class Classifier(nn.Module):
-    """Inputs (B, *input_shape) float32 to logits (B, classes): normalisation, then the net.
+    """Inputs (B, *input_shape) float32, or tokens (B, L) int64, to logits (B, classes): normalisation, then the net.
 
     `notices` says in plain words what was done while building it that the user should know.
     """
@@ -51,17 +51,20 @@ class Classifier(nn.Module):
         classes: int,
         mean: Sequence[float],
         std: Sequence[float],
+        vocabulary: int = 0,
     ) -> None:
         super().__init__()
         self.input_shape = tuple(input_shape)
         self.classes = classes
+        self.vocabulary = vocabulary
         self.notices: list[str] = []
-        self.normalise = Normalise(self.input_shape, mean, std)
+        self.normalise = Normalise((1,) if vocabulary else self.input_shape, mean, std)
         self.net = net
         self.order: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.net(self.normalise(x))
+        # Tokens are names, not quantities: there is nothing to scale.
+        logits: Tensor = self.net(x if self.vocabulary else self.normalise(x))
         return logits if self.order is None else logits[..., self.order]
 
     def reorder(self, order: Sequence[int]) -> None:

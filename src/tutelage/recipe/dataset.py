@@ -2,14 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from tutelage.errors import InputError
-from tutelage.recipe.kinds import ArmName, Count, Fraction, NotNegative, Probability, Section, Text, words
+from tutelage.recipe.kinds import Arguments, ArmName, Count, Fraction, NotNegative, Probability, Section, Text, words
 
-__all__ = ["Data", "ViewsSpec"]
+__all__ = ["Data", "InputSpec", "ViewsSpec"]
+
+_Columns = Annotated[tuple[Text, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+                     Field(strict=False), words("a column, or a list of columns")]  # fmt: skip
+
+
+class InputSpec(Section):
+    """One view of the examples, made of columns: of text, of ids, of numbers and categories, of an image or a sound."""
+
+    text: _Columns = ()
+    """Columns of text; two make a pair."""
+    tokens: Arguments | None = None
+    """For text: read as tokens; vocabulary (8000) and length (64) of a tokenizer that is trained on the training part,
+    or source, a folder with a tokenizer.json."""
+    words: Count | None = None
+    """For text: read as the TF-IDF of that many most frequent words."""
+    ids: Text | None = None
+    """A column of numbers that name things, separated by spaces, such as a user's history of items."""
+    numbers: _Columns = ()
+    """Columns of numbers."""
+    categories: _Columns = ()
+    """Columns of names; they may stand beside numbers."""
+    image: Text | None = None
+    """A column of pictures."""
+    sound: Text | None = None
+    """A column of sounds, read as log-mel spectrograms."""
+    options: Arguments = Field(default_factory=dict)
+    """Further settings of the kind, such as {mels: 40} of a sound."""
+
+    def spec(self) -> dict[str, Any]:
+        """As the data room takes it."""
+        said = self.model_dump(exclude={"options"}, exclude_none=True)
+        return {**{key: value for key, value in said.items() if value != ()}, **self.options}
 
 
 class ViewsSpec(Section):
@@ -46,6 +78,15 @@ class Data(Section):
     """The share kept for choosing, where the set has no validation part of its own."""
     test: Fraction = 0.2
     """The share kept for judging, where the set has no test part of its own."""
+    label: Text | None = None
+    """Of a source of columns: the column of the classes; null where the source says it."""
+    group: Text | None = None
+    """Of a source of columns: what is equal in this one stays in one part, such as a voice or a patient."""
+    inputs: dict[ArmName, InputSpec] = Field(
+        default_factory=dict,
+        json_schema_extra={"expected_keys": "at most 40 of a-z, 0-9, `_` and `-`, the first not `-`"},
+    )
+    """Of a source of columns: the views of an example by name, and what each is made of."""
     image_size: Count | None = None
     """Side in pixels that images are scaled to; required where they differ in size."""
     views: ViewsSpec = ViewsSpec()

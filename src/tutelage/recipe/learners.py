@@ -130,6 +130,8 @@ class Student(Section):
     teacher's own net, which begins with its weights."""
     args: Arguments = Field(default_factory=dict)
     """Arguments of the model."""
+    reads: Text | None = None
+    """The view of the examples that it reads, where `data.inputs` names several; null: the first."""
     weights: Text | None = None
     """A safetensors file with weights that every seed starts from; null starts from chance."""
     adapter: AdapterSpec | None = None

@@ -95,6 +95,8 @@ class Teacher(Section):
     """A built-in model, `hf:type`, `hf:owner/name`, `hf:/folder`, or `package.module:function`."""
     args: Arguments = Field(default_factory=dict)
     """Arguments of the model."""
+    reads: Text | None = None
+    """The view of the examples that it reads, where `data.inputs` names several; null: what students read."""
     weights: Text | None = None
     """A safetensors file with its weights."""
     train: Annotated[Train | None, Field(validate_default=True)] = None

@@ -13,7 +13,7 @@ from tutelage.run.job import Job
 from tutelage.run.teacher import TeacherInHand
 from tutelage.store import Built, Capture, Question, StoredTeacher, build, draws_of, identity_of, key_of
 from tutelage.store.places import is_remote
-from tutelage.teachers import EnsembleTeacher, Teacher
+from tutelage.teachers import EnsembleTeacher, Reading, Teacher
 from tutelage.training.device import PlainDevice, move, resolve_precision
 from tutelage.types import Batch, Outputs
 
@@ -24,6 +24,7 @@ _COMPARED = 64
 
 def question_of(job: Job) -> Question:
     """The training part in all the views that its students will see."""
+    job = job.for_teacher
     assert job.store is not None
     draws = draws_of(job.store.views, job.views, seeds=job.seeds, epochs=job.train.epochs)
     return Question(job.splits.train, job.views, draws)
@@ -91,7 +92,7 @@ def answering(job: Job, shop: Workshop, hand: TeacherInHand) -> tuple[Teacher, i
 
 def _kept(job: Job, shop: Workshop, teacher: Teacher) -> Teacher:
     """One teacher's answers from its store, which is brought up to date; or the teacher, where it has none."""
-    plan = job.store
+    plan, job = job.store, job.for_teacher
     if plan is None:
         return teacher
     question, capture = question_of(job), capture_of(job, shop, teacher)
@@ -121,7 +122,7 @@ def _kept(job: Job, shop: Workshop, teacher: Teacher) -> Teacher:
         shop.folder.save()
     _compare(question, capture, stored)
     stored.to(shop.device.device)
-    return stored
+    return Reading(stored, job.teacher.reads) if job.teacher.reads else stored
 
 
 def _key(job: Job) -> str:

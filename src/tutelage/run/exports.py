@@ -45,7 +45,7 @@ CALIBRATION = 256  # training examples that ranges of activations come from
 _COMPARED = 1024  # examples at most; the gate asks them one by one as well
 _REHEARSED = 32
 # What `tutelage.models.build` needs; whoever needs more is built by no file's facts alone.
-_BUILDS = frozenset({"model", "args", "input_shape", "classes", "mean", "std", "tasks"})
+_BUILDS = frozenset({"model", "args", "input_shape", "classes", "mean", "std", "tasks", "encoding"})
 
 
 # ---- what a file is made with ----------------------------------------------------------------------------------------
@@ -109,6 +109,7 @@ def facts_for(config: Mapping[str, Any], name: str) -> Facts:
         tuple(map(str, config["classes"])), tuple(map(int, config["input_shape"])),
         str(config["model"]) if known else None, dict(config["args"]) if known else None,
         tuple(config["mean"]) if known else (), tuple(config["std"]) if known else (), name,
+        encoding=config.get("encoding"),
     )  # fmt: skip
 
 

@@ -14,10 +14,10 @@ from tutelage.compress.quantise import Quantise, quantise
 from tutelage.data import SOURCES, Examples, Splits, Views, as_model_input, fold_of, labelled_ids, load
 from tutelage.data.balance import long_tail
 from tutelage.data.examples import Task
-from tutelage.data.sources import with_training_part
+from tutelage.data.sources import load_rows, made_of_rows, with_training_part
 from tutelage.data.tasks import name_task, splits_of
 from tutelage.data.unlabelled import with_unlabelled
-from tutelage.errors import InputError, RecipeError
+from tutelage.errors import InputError, RecipeError, nearest
 from tutelage.evaluation.robust import check_attackable
 from tutelage.export import check_formats
 from tutelage.extensions import offers
@@ -39,6 +39,7 @@ from tutelage.run.tasks import taught_tasks, with_tasks
 from tutelage.run.teacherplan import TeacherPlan, teacher_plan
 from tutelage.teachers.combining import BY_TASK
 from tutelage.teachers.ensemble import places_of_each
+from tutelage.words import answers_elsewhere
 
 __all__ = [
     "Job",
@@ -49,6 +50,8 @@ __all__ = [
     "statistics",
     "student_plan",
 ]
+
+_SCALED = ("table", "words", "sound")  # kinds of inputs that their encoders scale
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,18 +140,27 @@ class Job:
         return tuple(dict.fromkeys([*wanted, *(self.store.features if self.store is not None else ())]))
 
     @property
+    def for_teacher(self) -> Job:
+        """The job as its teacher sees it: the view that it reads, which nothing random happens to if it is another than
+        the students'."""
+        reads = self.teacher.reads
+        if not reads or reads == self.splits.train.reads:
+            return self
+        return replace(self, splits=self.splits.reading(reads), views=Views(), balance="none")
+
+    @property
     def members(self) -> dict[str, Job]:
         """The job as each of several teachers sees it, by its name; one alone has none."""
         plans = self.teacher.members
         if not plans:
-            return {"": self}
+            return {"": self.for_teacher}
         places = places_of_each(self.teacher_places, list(plans))
         by_task = self.teacher.combine.get("how") == BY_TASK
         return {
             name: replace(
                 self, teacher=replace(plan, places=tuple(places[name])), store=plan.store,
                 splits=splits_of(self.splits, name) if by_task else self.splits,
-            )
+            ).for_teacher
             for name, plan in plans.items()
         }  # fmt: skip
 
@@ -179,18 +191,8 @@ def job_of_recipe(recipe: Recipe, *, trust: bool, store: Path | str | None = Non
     methods = {name: objective_of(terms, f"arms.{name}", trust=trust) for name, terms in recipe.arms.items()}
     _check_labels(methods, views)
     source = recipe.data
-    splits = load(
-        source.source,
-        path=Path(source.path) if source.path else None,
-        val=source.val,
-        test=source.test,
-        seed=0,
-        image_size=source.image_size,
-    )
+    splits, notices = examples_of(recipe)
     splits = name_task(splits, source.task)
-    if source.fold is not None:
-        number, count = map(int, source.fold.split("/"))
-        splits = fold_of(splits, number, count, val=source.val)
     if source.train is not None:
         if any(one.train is not None for one in recipe.trusted.values()):
             raise InputError(
@@ -207,10 +209,9 @@ def job_of_recipe(recipe: Recipe, *, trust: bool, store: Path | str | None = Non
     if source.longtail is not None:
         splits = replace(splits, train=long_tail(splits.train, source.longtail))
     labelled = None if source.labelled == 1.0 else labelled_ids(splits.train, source.labelled)
-    notices: tuple[str, ...] = ()
     if source.unlabelled is not None:
         splits, own, told = with_unlabelled(splits, source.unlabelled, image_size=source.image_size)
-        labelled, notices = own if labelled is None else labelled, (f"data: {told}",)
+        labelled, notices = own if labelled is None else labelled, (*notices, f"data: {told}")
     known = slice(None) if labelled is None else torch.isin(splits.train.ids, labelled)
     methods = with_tasks(methods, splits.train.sizes)
     further = {name: Task(task.targets[known], task.classes) for name, task in splits.train.tasks.items()}
@@ -223,13 +224,21 @@ def job_of_recipe(recipe: Recipe, *, trust: bool, store: Path | str | None = Non
     classes = len(splits.train.outputs)
 
     taught = taught_tasks(recipe, splits.train.sizes)
+    _check_reads(recipe, splits.train)
 
-    def builder(spec: ModelSpec, role: str, classes: int = classes) -> Callable[[], nn.Module]:
-        shape = splits.train.shape
-        return lambda: build(spec, input_shape=shape, classes=classes, mean=mean, std=std, trust=trust, role=role)
+    def builder(
+        spec: ModelSpec, role: str, classes: int = classes, reads: str | None = None
+    ) -> Callable[[], nn.Module]:
+        seen = splits.train.reading(reads or splits.train.reads)
+        scale = (mean, std) if seen is splits.train else statistics(seen)
+        return lambda: build(
+            spec, input_shape=seen.shape, classes=classes, mean=scale[0], std=scale[1], vocabulary=seen.vocabulary,
+            trust=trust, role=role,
+        )  # fmt: skip
 
     def trusted(spec: ModelSpec, name: str) -> Callable[[], nn.Module]:
-        return builder(spec, f"teacher {name}".rstrip(), taught.get(name, classes))
+        title, reads = f"teacher {name}".rstrip(), recipe.trusted[name].reads
+        return builder(spec, title, taught.get(name, classes), reads)
 
     def learner(name: str, spec: Student) -> StudentPlan:
         role = f"student {name}" if name else "student"
@@ -241,7 +250,8 @@ def job_of_recipe(recipe: Recipe, *, trust: bool, store: Path | str | None = Non
             train=recipe.train, root=store, member=name,
         )  # fmt: skip
 
-    plan = teacher_plan(recipe, trusted, stored)
+    plan = teacher_plan(recipe, trusted, stored, trust=trust)
+    splits = splits.keeping({one.reads for one in (plan, *plan.members.values()) if one.reads})
     if taught:  # their logits stand in the order of the tasks
         plan = replace(plan, members={task: plan.members[task] for task in taught})
     if recipe.combine is None:
@@ -277,11 +287,55 @@ def job_of_recipe(recipe: Recipe, *, trust: bool, store: Path | str | None = Non
     )
 
 
+def examples_of(recipe: Recipe) -> tuple[Splits, tuple[str, ...]]:
+    """The three parts of a recipe's data as its students read them, and what a person should know of them.
+
+    Raises:
+        InputError, DataError: what the data room says.
+    """
+    source = recipe.data
+    fold = None if source.fold is None else (int(source.fold.split("/")[0]), int(source.fold.split("/")[1]))
+    path = Path(source.path) if source.path else None
+    if made_of_rows(source.source):
+        reads = {one.reads for one in recipe.learners.values()}
+        if len(reads) > 1:
+            raise InputError(
+                "all students of a run read the same view", where="students", given=str(sorted(map(str, reads)))
+            )
+        splits, told = load_rows(
+            source.source, path=path, label=source.label, group=source.group, reads=reads.pop(),
+            inputs={view: one.spec() for view, one in source.inputs.items()}, val=source.val, test=source.test,
+            fold=fold,
+        )  # fmt: skip
+        return splits, tuple(f"data: {text}" for text in told)
+    if source.inputs or source.label or source.group:
+        raise InputError(
+            f"the source `{source.source}` has no columns", where="data.inputs",
+            fix="leave out `inputs`, `label` and `group`, or choose a source of columns such as rows",
+        )  # fmt: skip
+    splits = load(source.source, path=path, val=source.val, test=source.test, seed=0, image_size=source.image_size)
+    return (splits if fold is None else fold_of(splits, *fold, val=source.val)), ()
+
+
+def _check_reads(recipe: Recipe, train: Examples) -> None:
+    for name, one in recipe.trusted.items():
+        with_name = f"teachers.{name}" if name else "teacher"
+        if one.reads and one.reads != train.reads and one.reads not in train.views:
+            raise InputError(
+                f"there is no view `{one.reads}`", where=f"{with_name}.reads",
+                expected="one of " + ", ".join(train.views or [train.reads]), fix=nearest(one.reads, train.views),
+            )  # fmt: skip
+
+
 def _names_code(recipe: Recipe) -> bool:
     """Whether a recipe names functions, which run where that is allowed."""
     named = [one.model for one in recipe.trusted.values()] + [one.model for one in recipe.learners.values()]
     named += [term.loss for terms in recipe.arms.values() for term in terms]
-    return any(":" in name and not name.startswith("hf:") for name in named)
+    # A function of arrays is code as well; models of other frameworks are files, and addresses run elsewhere.
+    return any(
+        ":" in name and not name.startswith("hf:") and (name.startswith("jax:") or not answers_elsewhere(name))
+        for name in named
+    )
 
 
 def student_plan(
@@ -317,11 +371,16 @@ def facts_of_data(splits: Splits) -> dict[str, object]:
     shape, classes = list(splits.train.shape), list(splits.train.outputs)
     # Which of the logits are of which task; of one task all are.
     tasks: dict[str, object] = {"tasks": splits.train.sizes} if splits.train.tasks else {}
-    return {"input_shape": shape, "classes": classes, "mean": mean, "std": std, **tasks}
+    made = splits.train.encodings.get(splits.train.reads)
+    encoding: dict[str, object] = {"encoding": dict(made)} if made is not None else {}
+    return {"input_shape": shape, "classes": classes, "mean": mean, "std": std, **tasks, **encoding}
 
 
 def statistics(train: Examples) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of the training part: per channel of images, over everything otherwise."""
+    """Mean and standard deviation of the training part: per channel of images, over everything otherwise; 0 and 1 where
+    inputs are no quantities, or were scaled when they were made."""
+    if train.encodings.get(train.reads, {}).get("kind") in _SCALED or train.inputs.dtype == torch.int32:
+        return [0.0], [1.0]
     inputs = as_model_input(train.inputs)
     axes = [0, 2, 3] if inputs.ndim == 4 else list(range(inputs.ndim))
     # In float64, so that the numbers do not depend on how many threads added them up.

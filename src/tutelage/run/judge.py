@@ -76,6 +76,9 @@ def judge(job: Job, shop: Workshop, teacher: TeacherInHand, *, wall_seconds: flo
         models = {"teacher": module, **timed} if module is not None else timed
         # Timed where they will most likely run: on the CPU, whatever trained them.
         batch = next(iter(shop.plain(test))).inputs["x"][:_TIMED].cpu()
+        if job.teacher.reads and module is not None:
+            own = next(iter(shop.plain(job.for_teacher.splits.test))).inputs["x"][:_TIMED].cpu()
+            models["teacher"] = _Shown(module, own)
         times = side_by_side({name: model.to("cpu") for name, model in models.items()}, batch, reference="teacher")
     exports = export_rows(job, folder)
     report = evaluation.scorecard(
@@ -118,6 +121,18 @@ def judge(job: Job, shop: Workshop, teacher: TeacherInHand, *, wall_seconds: flo
     return report
 
 
+class _Shown(nn.Module):
+    """A teacher that reads another view, timed beside students on as many examples of its own."""
+
+    def __init__(self, module: nn.Module, own: Tensor) -> None:
+        super().__init__()
+        self.module, self.own = module, own
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.module(self.own[: len(x)])
+        return logits
+
+
 def _arm(
     name: str, plan: ArmPlan, how: str, students: Sequence[evaluation.Judged], learned: int | None
 ) -> evaluation.Arm:
@@ -140,8 +155,9 @@ def _judge_teacher(job: Job, shop: Workshop, teacher: TeacherInHand, attacks: At
         curve=teacher.curve,
         val_logits=answers["val"].main,
         train_logits=answers["train"].main,
-        multiply_adds=0 if teacher.module is None else _multiply_adds(job, shop, teacher.module),
-        robust=attacks("teacher", teacher.module),
+        multiply_adds=0 if teacher.module is None else _multiply_adds(job.for_teacher, shop, teacher.module),
+        # Who reads another view is not attacked by what students read.
+        robust=attacks("teacher", None if job.teacher.reads else teacher.module),
         tasks=answers["test"].further,
     )
 

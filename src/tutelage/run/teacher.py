@@ -27,7 +27,7 @@ from tutelage.run.classnames import NAMES_FIX, contradiction, meet_by_name, name
 from tutelage.run.cohorts import Workshop, train_cohort
 from tutelage.run.job import Job
 from tutelage.taps import Taps
-from tutelage.teachers import EnsembleTeacher, ModuleTeacher, Teacher
+from tutelage.teachers import EnsembleTeacher, ModuleTeacher, Reading, Teacher
 from tutelage.training import make_device
 
 __all__ = ["TeacherInHand", "check_teacher", "is_ready", "obtain_teacher", "teacher_key"]
@@ -75,11 +75,15 @@ def obtain_teacher(job: Job, shop: Workshop) -> TeacherInHand:
     plan = job.teacher
     if plan.members:
         return _several(job, shop)
+    job = job.for_teacher
     file: Path | None = None
     curve: list[dict[str, float]] = []
     if plan.given is not None:
         plan.given.to(shop.device.device)
         teacher, module = plan.given, plan.module
+    elif plan.opens is not None:
+        teacher, module = plan.opens(job.teaching.splits.train, shop.folder.path / "teacher", shop.folder.tell), None
+        teacher.to(shop.device.device)
     else:
         assert plan.build is not None
         with torch.random.fork_rng():
@@ -104,6 +108,8 @@ def obtain_teacher(job: Job, shop: Workshop) -> TeacherInHand:
             )
         module.to(shop.device.device)
         teacher = _as_fast_teacher(job, module, shop)
+    if plan.reads:
+        teacher = Reading(teacher, plan.reads)
     hand = TeacherInHand(teacher, module, file, 0.0, curve)
     logits = ask(hand.judged, shop.plain(job.splits.val), shop.device.device)
     classes = len(job.splits.val.outputs)
@@ -260,6 +266,7 @@ def teacher_key(job: Job, module: nn.Module) -> str:
         "describes": job.teacher.describes,
         "data": job.teaching.splits.fingerprint,
         "views": str(job.views),
+        **({"reads": job.teacher.reads} if job.teacher.reads else {}),
         "train": train,
         "seed": job.teacher.seed,
         "torch": torch.__version__,

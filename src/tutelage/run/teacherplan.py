@@ -9,11 +9,14 @@ from typing import Any
 
 from torch import nn
 
+from tutelage.data import Examples
+from tutelage.files import cache_folder
 from tutelage.models import ModelSpec
 from tutelage.recipe import Recipe, Train
 from tutelage.recipe.schema import Teacher as TeacherSpec
 from tutelage.run.storeplan import StorePlan, check_stores
 from tutelage.teachers import Teacher
+from tutelage.words import answers_elsewhere, is_remote
 
 __all__ = ["TeacherPlan", "teacher_plan"]
 
@@ -35,6 +38,9 @@ class TeacherPlan:
     places: tuple[str, ...] = ()  # of a member: its own layers, of those that arms name
     store: StorePlan | None = None  # None: it answers anew at every step
     spec: ModelSpec | None = None  # of what `build` builds, where it has a name
+    opens: Callable[[Examples, Path, Callable[[str], None]], Teacher] | None = None  # of one that is no torch module:
+    # what it may learn from, where it may keep what it needs, and how to tell a person -> whom to ask
+    reads: str = ""  # the view of the examples that it is asked about; "" is what students read
 
     @property
     def title(self) -> str:
@@ -47,10 +53,33 @@ class TeacherPlan:
         return self.title.replace(" ", "-")
 
 
+def opening(spec: TeacherSpec, trust: bool) -> Callable[[Examples, Path, Callable[[str], None]], Teacher]:
+    """How such a teacher comes to answer: opened, or first fitted on the training part."""
+
+    def opens(train: Examples, place: Path, tell: Callable[[str], None]) -> Teacher:
+        args: dict[str, Any] = dict(spec.args)
+        if is_remote(spec.model):
+            from tutelage.teachers.remote import open_remote
+
+            return open_remote(
+                spec.model, args, classes=train.outputs, view="x", book=cache_folder() / "answers", tell=tell
+            )
+        from tutelage.teachers.foreign import open_foreign
+
+        return open_foreign(
+            spec.model, args, classes=train.outputs, fit=(train.inputs, train.targets), view="x", seed=spec.seed,
+            trust=trust, keep=place,
+        )  # fmt: skip
+
+    return opens
+
+
 def teacher_plan(
     recipe: Recipe,
     builder: Callable[[ModelSpec, str], Callable[[], nn.Module]],
     stored: Callable[[str, TeacherSpec], StorePlan | None],
+    *,
+    trust: bool,
 ) -> TeacherPlan:
     """The plan of a recipe's teacher, or of all of several; how these answer as one is settled elsewhere.
 
@@ -58,6 +87,7 @@ def teacher_plan(
         recipe: what to do.
         builder: a model's spec and the teacher's name -> what builds it.
         stored: a teacher's name and its part of the recipe -> where its answers are stored.
+        trust: whether code that the recipe names may run.
 
     Raises:
         InputError: the stores of several do not fit together.
@@ -66,7 +96,8 @@ def teacher_plan(
     balanced = f", classes balanced: {recipe.data.balance}" if recipe.data.balance != "none" else ""
     plans = {
         name: TeacherPlan(
-            build=builder(ModelSpec(spec.model, spec.args, None), name),
+            build=None if answers_elsewhere(spec.model) else builder(ModelSpec(spec.model, spec.args, None), name),
+            opens=opening(spec, trust) if answers_elsewhere(spec.model) else None,
             weights=Path(spec.weights) if spec.weights else None,
             train=spec.train,
             seed=spec.seed,
@@ -74,6 +105,7 @@ def teacher_plan(
             name=name,
             store=stored(name, spec),
             spec=ModelSpec(spec.model, spec.args, None),
+            reads=spec.reads or "",
         )
         for name, spec in recipe.trusted.items()
     }

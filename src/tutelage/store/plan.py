@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from tutelage.data import Examples, Views, view_batch, view_number
-from tutelage.data.examples import as_model_input
 from tutelage.errors import InputError
 from tutelage.store.index import Index, Ints
 from tutelage.store.layout import BLOCK
@@ -98,8 +97,9 @@ class Question:
         if draw is not None:
             return view_batch(self.examples, places, self.views, seed=draw[0], epoch=draw[1])
         examples = self.examples
-        inputs = as_model_input(examples.inputs.index_select(0, places))
-        return Batch(examples.ids.index_select(0, places), {"x": inputs}, examples.targets.index_select(0, places))
+        return Batch(
+            examples.ids.index_select(0, places), examples.seen(places), examples.targets.index_select(0, places)
+        )
 
     def filled(self, ids: Ints, draw: Draw) -> Batch:
         """As `batch`, with rows repeated behind a short one: kernels for a few rows may round differently."""

@@ -4,6 +4,7 @@ from tutelage.teachers.combining import COMBINATIONS
 from tutelage.teachers.ensemble import EnsembleTeacher, Panel
 from tutelage.teachers.module import ModuleTeacher
 from tutelage.teachers.protocol import Teacher, as_teacher
+from tutelage.teachers.reading import Reading
 from tutelage.teachers.table import TableTeacher
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "EnsembleTeacher",
     "ModuleTeacher",
     "Panel",
+    "Reading",
     "TableTeacher",
     "Teacher",
     "as_teacher",

@@ -24,6 +24,7 @@ _FLAT = 0.02  # of the whole range: an input that spans less shows nothing
 _FEW_TESTED = 200
 _DISCORDANCE = 0.1
 _UNLIKE = 100.0
+_CUT = 0.25
 
 
 def data_findings(splits: Splits) -> Iterator[Finding]:
@@ -121,6 +122,9 @@ def _leaks(parts: dict[str, Examples], splits: Splits) -> Iterator[Finding]:
 
 
 def _inputs(train: Examples) -> Iterator[Finding]:
+    if train.vocabulary:
+        yield _tokens(train)
+        return
     rows = train.inputs.reshape(len(train), -1)
     low, high = (extreme.float() for extreme in torch.aminmax(rows, dim=1))
     least, greatest = float(low.min()), float(high.max())
@@ -138,13 +142,24 @@ def _inputs(train: Examples) -> Iterator[Finding]:
                 f"{_FLAT:.0%} of the range, {constant:,} of them a single value", "look at them, and remove them",
             )  # fmt: skip
             return
-        if train.inputs.dtype.is_floating_point and not 0.0 <= least <= greatest <= 1.0:
+        made = train.reads in train.encodings  # and scaled, by an encoder that travels with the student
+        if train.inputs.dtype.is_floating_point and not made and not 0.0 <= least <= greatest <= 1.0:
             text += ": standardised already, which models here do themselves"
             yield notice("inputs", text, "images in 0 … 1 serve every model, also those that bring their own scaling")
             return
         yield ok("inputs", f"{text}; every image shows something")
         return
     yield from _features(rows, text)
+
+
+def _tokens(train: Examples) -> Finding:
+    """How long texts are, and how many of them end where the input does."""
+    lengths, most = (train.inputs != 0).sum(1), train.shape[0]
+    full = float((lengths == most).double().mean())
+    text = f"{most} tokens of {train.vocabulary:,} kinds; half of the texts have {int(lengths.median())} or fewer"
+    if full > _CUT:
+        return notice("inputs", f"{text}, {percent(full)} fill all {most} and were perhaps cut", "a greater `length`")
+    return ok("inputs", text)
 
 
 def _features(rows: Tensor, text: str) -> Iterator[Finding]:

@@ -44,6 +44,8 @@ def preprocessing(
 
 
 def _variants(inputs: Tensor, module: nn.Module, scaling: Scaling) -> Iterator[tuple[str, Tensor]]:
+    if not inputs.is_floating_point():
+        return  # tokens are not scaled
     own = next((part for part in module.modules() if isinstance(part, Normalise)), None)
     if inputs.ndim == 4:
         if float(inputs.min()) >= 0.0 and float(inputs.max()) <= 1.0:

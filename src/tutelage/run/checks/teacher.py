@@ -28,6 +28,7 @@ from tutelage.run.checks.findings import Finding, fault, notice, ok, percent, wa
 from tutelage.run.checks.tasks import bar_of, majority_of, task_findings
 from tutelage.run.classnames import NAMES_FIX, contradiction, meet_by_name, names_of, plain_name
 from tutelage.run.job import Job, statistics
+from tutelage.run.checks.worth import worth_finding
 from tutelage.run.teacher import is_ready, teacher_key
 from tutelage.taps import Taps
 from tutelage.teachers import EnsembleTeacher, ModuleTeacher, Teacher
@@ -82,6 +83,8 @@ def come_by(job: Job) -> tuple[KnownTeacher | None, list[Finding]]:
 
 def _come_by_one(job: Job) -> tuple[KnownTeacher | None, list[Finding]]:
     plan, title, found = job.teacher, job.teacher.title, list[Finding]()
+    if plan.opens is not None:
+        return None, [notice(title, f"`{plan.describes}` is opened, fitted or asked when the run begins")]
     assert plan.build is not None
     torch.manual_seed(plan.seed)
     try:
@@ -198,6 +201,9 @@ def _findings_of_one(job: Job, known: KnownTeacher, device: torch.device, budget
         yield warning(f"{title}'s answers", f"{text}: too close to a guess to tell that it knows this data")
     else:
         yield ok(f"{title}'s answers", text)
+        worth = worth_finding(title, job.splits.train, rows, share)
+        if worth is not None:
+            yield worth
     if known.moved is None:
         yield from _names(job, known.module, fits=interval.ci_low > max(bar, majority))
         return

@@ -1,0 +1,208 @@
+"""Rows become examples: labels and groups from columns, parts by group, and for each view an encoder that has seen the
+training part only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tutelage.data.encoders import Encoder, check_spec, columns_of, fit
+from tutelage.data.examples import Examples, check_names, listed
+from tutelage.data.folder import natural
+from tutelage.data.folds import fold_of
+from tutelage.data.rows import Column, Rows
+from tutelage.data.splits import Splits, assemble
+from tutelage.errors import DataError, InputError, nearest
+
+__all__ = ["from_rows", "read_again", "told_rows"]
+
+_PARTS = ("train", "val", "test")
+
+
+def from_rows(
+    rows: Rows | Mapping[str, Any],
+    *,
+    label: str,
+    inputs: Mapping[str, Mapping[str, Any]],
+    reads: str | None = None,
+    group: str | None = None,
+    part: str | None = None,
+    val: float = 0.1,
+    test: float = 0.2,
+    seed: int = 0,
+    fold: tuple[int, int] | None = None,
+    name: str = "rows",
+) -> Splits:
+    """Make examples of rows, and three parts of them.
+
+    Args:
+        rows: columns of equal length, such as {"text": [...], "section": [...]}.
+        label: the column of the classes; rows without a label are left out.
+        inputs: view -> what it is made of, as a recipe's `data.inputs`: {"en": {"text": ["title", "body"], "tokens":
+            {"length": 64}}, "t": {"numbers": ["age"], "categories": ["town"]}}. Rows that say nothing in one of the
+            views are left out.
+        reads: the view that students read; by default the first.
+        group: a column such as the source or the speaker: what is equal in it stays in one part.
+        part: a column that says train, val or test, in place of a random division.
+        val: share of the examples that decide.
+        test: share that is looked at once.
+        seed: of the division.
+        fold: (i, k): the test part is fold i of k.
+        name: of the set.
+
+    Raises:
+        InputError: a column or view is not there.
+        DataError: the rows cannot be used.
+    """
+    return told_rows(
+        rows if isinstance(rows, Rows) else _rows(rows, name), label=label, inputs=inputs, reads=reads, group=group,
+        part=part, val=val, test=test, seed=seed, fold=fold,
+    )[0]  # fmt: skip
+
+
+def told_rows(
+    rows: Rows,
+    *,
+    label: str,
+    inputs: Mapping[str, Mapping[str, Any]],
+    reads: str | None = None,
+    group: str | None = None,
+    part: str | None = None,
+    val: float,
+    test: float,
+    seed: int = 0,
+    fold: tuple[int, int] | None = None,
+) -> tuple[Splits, list[str]]:
+    """The same, and what a person should know of it."""
+    if not inputs:
+        raise InputError("nothing says what models read", where="data.inputs", expected="at least one view")
+    reads = next(iter(inputs)) if reads is None else reads
+    if reads not in inputs:
+        raise InputError(
+            f"there is no view `{reads}`", expected="one of " + ", ".join(inputs), fix=nearest(reads, inputs)
+        )
+    for view, spec in inputs.items():
+        check_spec(spec, rows, f"data.inputs.{view}")
+    kept, notices = _usable(rows, label, inputs)
+    splits = _divided(kept, label, inputs, group, part, val=val, test=test, seed=seed, allow_twins=part is not None)
+    if fold is not None:
+        splits = fold_of(splits, *fold, val=val, seed=seed)
+    learned = kept.take(splits.train.origins.numpy())
+    encoders = {view: fit(spec, learned, f"data.inputs.{view}") for view, spec in inputs.items()}
+    return splits.each(lambda part: _filled(part, kept, encoders, reads)), notices
+
+
+def read_again(rows: Rows, encoding: Mapping[str, Any], label: str) -> Examples:
+    """Rows as a student reads them whose file holds this encoding, for instance to judge it on new ones.
+
+    Raises:
+        InputError: a column that it reads is not there.
+        DataError: nothing is left of the rows.
+    """
+    from tutelage.data.encoders import encoder_of
+
+    encoder = encoder_of(encoding)
+    kept, _ = _usable(rows, label, {"x": {"text": encoder.columns}})
+    targets, classes = _labels(kept, label)
+    bare = Examples.make(
+        torch.zeros(len(kept), 1), targets, classes, rows.name, contents=_contents(kept, encoder.columns)
+    )
+    return _filled(bare, kept, {"x": encoder}, "x")
+
+
+def _rows(columns: Mapping[str, Any], name: str) -> Rows:
+    made: dict[str, Column] = {}
+    for key, values in columns.items():
+        array = np.asarray(values)
+        if array.dtype.kind in "US" or array.dtype == object:
+            array = np.array(["" if value is None else str(value) for value in array.tolist()], dtype=object)
+        elif array.ndim == 1:
+            array = array.astype(np.float64)
+        elif array.dtype != np.uint8:
+            array = array.astype(np.float32)
+        made[str(key)] = array
+    return Rows(name, made)
+
+
+def _usable(rows: Rows, label: str, inputs: Mapping[str, Mapping[str, Any]]) -> tuple[Rows, list[str]]:
+    """The rows that have a label, and something to read in every view."""
+    said: NDArray[np.bool_] = np.array([bool(text) for text in rows.texts(label, "data.label")], dtype=bool)
+    notices = (
+        [] if said.all() else [f"{int((~said).sum()):,} of {len(rows):,} rows have no `{label}`, and are left out"]
+    )
+    for view, spec in inputs.items():
+        columns = [rows.column(name, f"data.inputs.{view}") for name in columns_of(spec)]
+        texts = [column for column in columns if column.dtype == object]
+        if not columns or len(texts) < len(columns):
+            continue  # numbers that are missing, and pictures, are the encoder's business
+        full: NDArray[np.bool_] = np.array([any(cells) for cells in zip(*(c.tolist() for c in texts), strict=True)])
+        if lost := int((said & ~full).sum()):
+            notices.append(f"{lost:,} rows say nothing in the view `{view}`, and are left out")
+        said &= full
+    if not said.any():
+        raise DataError("no row has a label and something to read", where=rows.name, given=f"{len(rows):,} rows")
+    return (rows if said.all() else rows.take(np.flatnonzero(said))), notices
+
+
+def _labels(rows: Rows, label: str) -> tuple[torch.Tensor, list[str]]:
+    texts = rows.texts(label, "data.label")
+    classes = sorted(set(texts), key=natural)
+    if rows.column(label).dtype.kind == "f" and len(classes) > 100:
+        raise DataError(
+            f"`{label}` looks like a number to be predicted, not like classes", where="data.label",
+            given=f"{len(classes):,} different numbers", expected="at most 100", fix="name a column of classes",
+        )  # fmt: skip
+    if len(classes) < 2:
+        raise DataError(f"all rows have the same `{label}`", where="data.label", given=classes[0])
+    check_names(classes, f"data.label {label}")
+    places = {name: number for number, name in enumerate(classes)}
+    return torch.tensor([places[text] for text in texts], dtype=torch.int64), classes
+
+
+def _contents(rows: Rows, columns: Sequence[str]) -> list[bytes]:
+    """What a row says in these columns, whatever their order in a recipe."""
+    parts: list[list[bytes]] = []
+    for name in sorted(set(columns)):
+        column = rows.column(name)
+        if column.dtype == object:
+            parts.append([text.encode(errors="surrogateescape") for text in column.tolist()])
+        else:
+            parts.append([np.ascontiguousarray(value).tobytes() for value in column])
+    return [b"\x1f".join(b"%d:%s" % (len(cell), cell) for cell in cells) for cells in zip(*parts, strict=True)]
+
+
+def _divided(
+    rows: Rows, label: str, inputs: Mapping[str, Mapping[str, Any]], group: str | None, part: str | None, *,
+    val: float, test: float, seed: int, allow_twins: bool,
+) -> Splits:  # fmt: skip
+    """Three parts of examples that have ids, labels and groups, but nothing to read yet; origins are their rows."""
+    targets, classes = _labels(rows, label)
+    contents = _contents(rows, [name for spec in inputs.values() for name in columns_of(spec)])
+    groups = None if group is None else rows.texts(group, "data.group")
+    bare = Examples.make(torch.zeros(len(rows), 1), targets, classes, rows.name, contents=contents, groups=groups)
+    parts = {"train": bare}
+    if part is not None:
+        said = np.array(rows.texts(part, "data.part"))[bare.origins.numpy()]
+        odd = sorted(set(said.tolist()) - set(_PARTS))
+        if odd or "train" not in said:
+            raise DataError(
+                f"`{part}` does not say which part each row is in", where="data.part",
+                given=listed(odd or sorted(set(said))), expected="train, and perhaps val and test",
+            )  # fmt: skip
+        rows_of = {which: torch.from_numpy(np.flatnonzero(said == which)) for which in _PARTS}
+        parts = {which: bare.take(index) for which, index in rows_of.items() if len(index)}
+        if {"train", "val", "test"} == set(parts):
+            return Splits(parts["train"], parts["val"], parts["test"], own_test=True)
+    return assemble(parts, val=val, test=test, seed=seed, where=rows.name, allow_overlap=allow_twins)
+
+
+def _filled(bare: Examples, rows: Rows, encoders: Mapping[str, Encoder], reads: str) -> Examples:
+    chosen = rows.take(bare.origins.numpy())
+    views = {view: encoder.encode(chosen) for view, encoder in encoders.items()}
+    encodings = {view: {**encoder.facts(), "vocabulary": encoder.vocabulary} for view, encoder in encoders.items()}
+    return replace(bare, inputs=views[reads], reads=reads, encodings=encodings, views=views if len(views) > 1 else {})

@@ -1,0 +1,79 @@
+"""Whether a teacher deserves the name: what a linear model on the same inputs reaches, in a few seconds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tutelage.data import Examples, as_model_input
+from tutelage.run.checks.findings import Finding, ok, percent, warning
+
+__all__ = ["linear_share", "worth_finding"]
+
+_LEARNED = 4_000  # training rows that the linear model sees
+_MOST_NUMBERS = 4_096  # of one input; more take longer than a check should
+
+
+def worth_finding(title: str, train: Examples, rows: Examples, share: float) -> Finding | None:
+    """Compare a teacher's accuracy with a linear model's on the same rows.
+
+    Args:
+        title: what the teacher is called.
+        train: its training part.
+        rows: the validation rows that it was asked about.
+        share: how many of these it had right.
+
+    Returns:
+        What there is to say; None where a linear model would take too long.
+    """
+    least = linear_share(train, rows)
+    if least is None:
+        return None
+    said = f"a linear model that learned from {min(_LEARNED, len(train)):,} training rows has {percent(least)} right"
+    if least < share:
+        return ok(f"{title}'s worth", f"{said}, the {title} {percent(share)}")
+    return warning(
+        f"{title}'s worth", f"{said}, no less than the {title} with {percent(share)}",
+        "train it longer, choose a stronger one or combine several: a student can hardly learn what its teacher lacks",
+    )  # fmt: skip
+
+
+def linear_share(train: Examples, rows: Examples) -> float | None:
+    """The share (0 … 1) of `rows` that a linear model has right which learned from some thousand training rows."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import MaxAbsScaler
+
+    if train.inputs.dtype != rows.inputs.dtype or len(np.unique(train.targets[:_LEARNED])) < 2:
+        return None
+    if train.inputs[0].numel() > _MOST_NUMBERS:
+        return None
+    # Rows stand in the order of a hash, so the first ones are a random choice of them.
+    x, other = _numbers(train, slice(0, _LEARNED)), _numbers(rows, slice(None))
+    model = make_pipeline(MaxAbsScaler(), LogisticRegression(max_iter=50, C=10.0, tol=1e-2, solver="saga"))
+    import warnings
+
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings():
+        # What is asked is what little effort reaches, not an optimum.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(x, train.targets[:_LEARNED].numpy())
+    return float((model.predict(other) == rows.targets.numpy()).mean())
+
+
+def _numbers(examples: Examples, part: slice) -> Any:
+    """(N, D) numbers: of tokens, 1 + log of how often each one comes, as a sparse matrix."""
+    raw = examples.inputs[part]
+    if not examples.vocabulary:
+        return as_model_input(raw).reshape(len(raw), -1).numpy()
+    from scipy.sparse import csr_matrix
+
+    tokens = raw.numpy()
+    row, _ = np.nonzero(tokens)
+    shape = (len(tokens), examples.vocabulary)
+    counts = csr_matrix((np.ones(len(row), np.float32), (row, tokens[tokens > 0])), shape=shape)
+    counts.sum_duplicates()
+    counts.data = 1.0 + np.log(counts.data)
+    return counts
