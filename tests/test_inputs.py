@@ -215,3 +215,14 @@ def test_a_teacher_of_another_view_teaches_and_is_stored_alike(
     assert sums[0] == sums[1]
     teacher = next(model for model in runs[0].report["models"] if model["role"] == "teacher")
     assert teacher["metrics"]["accuracy"]["value"] == 1.0
+
+
+def test_a_fitted_teacher_reads_the_text_beside_numbers_that_students_read(tmp_path: Path) -> None:
+    splits = from_rows(_rows(), label="kind", inputs={**_NUMBERS, "raw": {"text": ["said"]}})
+    run = distill(
+        {"model": "sklearn:tfidf", "reads": "raw"}, {"model": "mlp", "args": {"width": 8, "depth": 1}}, splits,
+        epochs=2, out=tmp_path / "run", quiet=True,
+    )  # fmt: skip
+    teacher = next(model for model in run.report["models"] if model["role"] == "teacher")
+    assert teacher["metrics"]["accuracy"]["value"] == 1.0
+    assert (tmp_path / "run" / "teacher" / "teacher.json").is_file()

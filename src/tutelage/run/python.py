@@ -16,6 +16,7 @@ from tutelage import losses
 from tutelage.data import Splits, Views, from_arrays, load
 from tutelage.errors import InputError
 from tutelage.models import ModelSpec, build, merge, state_digest
+from tutelage.models.kerasnet import KerasNet, is_keras
 from tutelage.objective import Loss, Objective, Term
 from tutelage.recipe import RESUMABLE, Student, Train, from_mapping, store_settings, train_settings
 from tutelage.run.armplan import arms_of
@@ -24,7 +25,9 @@ from tutelage.run.job import Job, StudentPlan, TeacherPlan, facts_of_data, stati
 from tutelage.run.judge import describe
 from tutelage.run.storeplan import store_plan
 from tutelage.run.tasks import with_tasks
+from tutelage.run.teacherplan import opening
 from tutelage.teachers import EnsembleTeacher, Teacher, as_teacher
+from tutelage.words import answers_elsewhere
 
 __all__ = ["distill"]
 
@@ -57,8 +60,9 @@ def distill(
     """Distil a teacher into a student, beside the same student without a teacher, and report what came of it.
 
     Args:
-        teacher: a trained torch module, anything that answers, or the name of a model to train first ("cnn", or
-            {"model": "cnn", "args": {"width": 64}}).
+        teacher: a trained torch module, a fitted model of another framework (scikit-learn, XGBoost, LightGBM, ONNX
+            Runtime, Keras, TensorFlow, JAX), anything that answers, or the name of a model to train first ("cnn", or
+            {"model": "cnn", "args": {"width": 64}}); {"model": "sklearn:tfidf", "reads": "text"} is fitted first.
         student: a module (every arm and seed starts from its weights), a function that builds one (called anew for
             every seed), or the name of a model; or several of these by name, as {"small": …, "tiny": …}. Where only
             parts of it are to learn: {"model": …, "weights": …, "adapter": {"rank": 8}}, or a module that
@@ -92,7 +96,8 @@ def distill(
 
     def builder(spec: ModelSpec) -> Callable[[], nn.Module]:
         shape, classes = splits.train.shape, len(splits.train.outputs)
-        return lambda: build(spec, input_shape=shape, classes=classes, mean=mean, std=std)
+        vocabulary = splits.train.vocabulary
+        return lambda: build(spec, input_shape=shape, classes=classes, mean=mean, std=std, vocabulary=vocabulary)
 
     default = [Term(losses.soft_target, weight=0.9, temperature=4.0), Term(losses.cross_entropy, weight=0.1)]
     chosen: dict[str, Objective] = {"scratch": Objective([losses.cross_entropy])}
@@ -100,7 +105,7 @@ def distill(
     chosen |= {name: Objective(terms) for name, terms in (arms or {}).items()}
     chosen = with_tasks(chosen, splits.train.sizes)
     places = [place for objective in chosen.values() for place in objective.teacher_places]
-    plan = _teacher(teacher, builder, settings, teacher_epochs, list(dict.fromkeys(places)))
+    plan = _teacher(teacher, builder, settings, teacher_epochs, list(dict.fromkeys(places)), splits.train.outputs)
     plans: dict[str, StudentPlan] = {}
     descriptions: dict[str, str] = {}
     for name, one in _students(student).items():
@@ -194,12 +199,23 @@ def _teacher(
     settings: Train,
     epochs: int | None,
     places: Sequence[str],
+    classes: Sequence[str],
 ) -> TeacherPlan:
     if isinstance(teacher, (str, Mapping)):
-        spec = _spec(teacher, "teacher")
+        told = {"model": teacher} if isinstance(teacher, str) else dict(teacher)
+        reads = str(told.pop("reads", ""))
+        spec = _spec(told, "teacher")
+        if answers_elsewhere(spec.name):
+            words = f"{spec.name} {dict(spec.args)}"
+            return TeacherPlan(opens=opening(spec), reads=reads, describes=words, spec=spec)
+        if reads:
+            raise InputError(
+                "a torch teacher that reads a view of its own is trained by a recipe", given=f"reads {reads}",
+                fix="write a recipe, or pass a trained module as tutelage.teachers.Reading(ModuleTeacher(net), view)",
+            )  # fmt: skip
         longer = settings if epochs is None else settings.model_copy(update={"epochs": epochs})
         return TeacherPlan(build=builder(spec), train=longer, describes=f"{spec.name} {dict(spec.args)}")
-    given = as_teacher(teacher, places)
+    given = as_teacher(teacher, places, classes)
     module = given.panel() if isinstance(given, EnsembleTeacher) else getattr(given, "module", None)
     return TeacherPlan(given=given, module=module, describes=given.fingerprint())
 
@@ -228,17 +244,24 @@ def _student(
         named = _spec(student, "student")
         config = {"model": named.name, "args": dict(named.args), **facts}
         return StudentPlan(builder(named), config), f"{named.name} {dict(named.args)}"
+    if is_keras(student):
+        student = KerasNet(student)
     if isinstance(student, nn.Module):
         kept = copy.deepcopy(student)
         plain = merge(kept)
         return StudentPlan(lambda: copy.deepcopy(kept), {}, lambda: copy.deepcopy(plain)), state_digest(kept)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        example = student()
+        example = _as_module(student())
     if not isinstance(example, nn.Module):
         raise InputError("the student's builder returns no module", given=type(example).__name__)
     digest = hashlib.sha256(f"{example} {state_digest(example)}".encode()).hexdigest()
-    return StudentPlan(student, {}, lambda: merge(student())), digest
+    return StudentPlan(lambda: _as_module(student()), {}, lambda: merge(_as_module(student()))), digest
+
+
+def _as_module(model: Any) -> Any:
+    """A model of Keras as the torch module that it is; all others as they are."""
+    return KerasNet(model) if is_keras(model) else model
 
 
 def _described(student: Mapping[str, Any]) -> Student:

@@ -82,7 +82,10 @@ def obtain_teacher(job: Job, shop: Workshop) -> TeacherInHand:
         plan.given.to(shop.device.device)
         teacher, module = plan.given, plan.module
     elif plan.opens is not None:
-        teacher, module = plan.opens(job.teaching.splits.train, shop.folder.path / "teacher", shop.folder.tell), None
+        beside = shop.folder.path / "teacher" / plan.slug
+        beside.parent.mkdir(exist_ok=True)
+        teacher = plan.opens(job.teaching.splits.train, beside, shop.folder.tell)
+        module = teacher.module if isinstance(teacher, ModuleTeacher) else None
         teacher.to(shop.device.device)
     else:
         assert plan.build is not None

@@ -39,7 +39,7 @@ class TeacherPlan:
     store: StorePlan | None = None  # None: it answers anew at every step
     spec: ModelSpec | None = None  # of what `build` builds, where it has a name
     opens: Callable[[Examples, Path, Callable[[str], None]], Teacher] | None = None  # of one that is no torch module:
-    # what it may learn from, where it may keep what it needs, and how to tell a person -> whom to ask
+    # what it may learn from, beside which path it keeps what it needs, how to tell a person -> whom to ask
     reads: str = ""  # the view of the examples that it is asked about; "" is what students read
 
     @property
@@ -53,21 +53,23 @@ class TeacherPlan:
         return self.title.replace(" ", "-")
 
 
-def opening(spec: TeacherSpec, trust: bool) -> Callable[[Examples, Path, Callable[[str], None]], Teacher]:
-    """How such a teacher comes to answer: opened, or first fitted on the training part."""
+def opening(
+    spec: ModelSpec, *, seed: int = 0, trust: bool = False
+) -> Callable[[Examples, Path, Callable[[str], None]], Teacher]:
+    """How a teacher that is no torch module comes to answer: opened, or first fitted on the training part."""
 
     def opens(train: Examples, place: Path, tell: Callable[[str], None]) -> Teacher:
         args: dict[str, Any] = dict(spec.args)
-        if is_remote(spec.model):
+        if is_remote(spec.name):
             from tutelage.teachers.remote import open_remote
 
             return open_remote(
-                spec.model, args, classes=train.outputs, view="x", book=cache_folder() / "answers", tell=tell
+                spec.name, args, classes=train.outputs, view="x", book=cache_folder() / "answers", tell=tell
             )
         from tutelage.teachers.foreign import open_foreign
 
         return open_foreign(
-            spec.model, args, classes=train.outputs, fit=(train.inputs, train.targets), view="x", seed=spec.seed,
+            spec.name, args, classes=train.outputs, fit=(train.inputs, train.targets), view="x", seed=seed,
             trust=trust, keep=place,
         )  # fmt: skip
 
@@ -97,7 +99,9 @@ def teacher_plan(
     plans = {
         name: TeacherPlan(
             build=None if answers_elsewhere(spec.model) else builder(ModelSpec(spec.model, spec.args, None), name),
-            opens=opening(spec, trust) if answers_elsewhere(spec.model) else None,
+            opens=opening(ModelSpec(spec.model, spec.args, None), seed=spec.seed, trust=trust)
+            if answers_elsewhere(spec.model)
+            else None,
             weights=Path(spec.weights) if spec.weights else None,
             train=spec.train,
             seed=spec.seed,
