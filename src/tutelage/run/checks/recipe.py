@@ -17,6 +17,7 @@ from tutelage.run.checks.resources import disk_findings, memory_finding, time_fi
 from tutelage.run.checks.student import student_findings
 from tutelage.run.checks.teacher import come_by, teacher_findings
 from tutelage.run.checks.views import check_sheet, view_findings
+from tutelage.run.checks.worth import aligned_findings
 from tutelage.run.cohorts import torch_settings
 from tutelage.run.job import Job, job_of_recipe
 from tutelage.training import make_device
@@ -59,6 +60,7 @@ def _findings(job: Job, sheet: Path | None) -> Iterator[Finding]:
     device = make_device(job.device, precision=job.train.precision)
     students = {name: _student(job, name) for name in job.students}  # before anything that takes long
     yield from data_findings(job.splits)
+    yield from aligned_findings(job)
     known, said = come_by(job)
     yield from said
     for name, one in {} if known is None else (known.members or {"": known}).items():
