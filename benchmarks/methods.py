@@ -138,6 +138,8 @@ METHODS = (
     _beside("transformed_teacher", 4.0, temperature=5.0),
     _beside("weighted_transformed_teacher", 4.0, temperature=5.0),
     _beside("relaxed_ranking", 0.3),
+    _beside("position_weighted_ranking", 1.0),
+    _beside("collaborative_ranking", 1.0),
     _layer("hint", 1.0, LAST),
     _layer("variational", 1.0, LAST),
     _layer("factor_transfer", 200.0, LAST),

@@ -223,11 +223,41 @@ def margin_mse(student: Array, teacher: Array, labels: Array) -> float:
     return total / len(labels)
 
 
-def relaxed_ranking(student: Array, teacher: Array, top: int | None = None) -> float:
+def relaxed_ranking(student: Array, teacher: Array, top: int | None = None, others: int | None = None) -> float:
     total = 0.0
     for s, t in zip(student, teacher, strict=True):
-        left = list(np.argsort(-t))
-        for best in list(left)[:top]:
-            total -= np.log(np.exp(s[best]) / np.exp(s[left]).sum())
-            left.remove(best)
+        order = np.argsort(-t)
+        ahead, rest = list(order[:top]), list(order[top:]) if top else []
+        share = 1.0 if others is None or not rest else others / len(rest)
+        for place, best in enumerate(ahead):
+            total -= np.log(np.exp(s[best]) / (np.exp(s[ahead[place:]]).sum() + share * np.exp(s[rest]).sum()))
+    return total / len(student)
+
+
+def position_weighted_ranking(
+    student: Array, teacher: Array, top: int | None = None, decay: float = 10.0, discrepancy: float | None = 0.1
+) -> float:
+    total = 0.0
+    for s, t in zip(student, teacher, strict=True):
+        weights, parts = [], []
+        for place, item in enumerate(np.argsort(-t)[:top], 1):
+            own = 1 + sum(other > s[item] for other in s)
+            weights.append(np.exp(-place / decay))
+            if discrepancy is not None:
+                weights[-1] *= np.tanh(max(discrepancy * (own - place), 0))
+            parts.append(np.log(1 + np.exp(-s[item])))
+        total += np.dot(weights, parts) / sum(weights) if sum(weights) > 0 else 0.0
+    return total / len(student)
+
+
+def collaborative_ranking(
+    student: Array, teacher: Array, temperature: float = 1.0, top: int | None = None, decay: float = 10.0
+) -> float:
+    total = 0.0
+    for s, t in zip(student, teacher, strict=True):
+        items = np.argsort(-t)[:top]
+        chances = np.exp(-np.arange(1, len(items) + 1) / decay)
+        for chance, item in zip(chances / chances.sum(), items, strict=True):
+            p, q = 1 / (1 + np.exp(-t[item] / temperature)), 1 / (1 + np.exp(-s[item]))
+            total += chance * (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q)))
     return total / len(student)

@@ -68,6 +68,8 @@ class Case:
     single: bool = False  # one column is enough
     top_k: str = "none"  # "any" k, "all" for k = C only, "none" where there is no teacher
     temperature_free: bool = False  # reads top-k taken at any temperature
+    ranks: bool = False  # reads the teacher's first items in order: what a top-k holds is all that teaches
+    ordinal: bool = False  # of the teacher only the order counts, so that its shift changes nothing
 
     @property
     def loss(self) -> Callable[..., Tensor]:
@@ -129,6 +131,20 @@ CASES = [
         shift=False,
         top_k="all",
         single=True,
+    ),
+    Case(
+        "collaborative_ranking",
+        ({"top": 2}, {"top": 3, "decay": 1.0, "temperature": 2.0}),
+        (
+            *[{"top": bad} for bad in (0, 6, -1)],
+            *[{"decay": bad} for bad in (0.0, -1.0, math.nan, math.inf)],
+            *[{"shift": bad} for bad in (math.nan, math.inf)],
+        ),
+        shift=False,
+        one_sided=True,
+        top_k="any",
+        temperature_free=True,
+        ranks=True,
     ),
     Case(
         "cross_entropy",
@@ -199,14 +215,33 @@ CASES = [
         divergence=False,
         top_k="all",
     ),
+    Case(
+        "position_weighted_ranking",
+        ({"top": 2}, {"discrepancy": None}, {"top": 3, "decay": 1.0, "discrepancy": 0.5}),
+        (
+            *[{"top": bad} for bad in (0, 6, -1)],
+            *[{"decay": bad} for bad in (0.0, -1.0, math.nan, math.inf)],
+            *[{"discrepancy": bad} for bad in WEIGHTINGS],
+        ),
+        divergence=False,
+        least="none",
+        shift=False,
+        top_k="any",
+        temperature_free=True,
+        ranks=True,
+        ordinal=True,
+    ),
     Case("regression_mse", target="numbers", divergence=False, least="target", shift=False, single=True),
     Case(
         "relaxed_ranking",
-        ({"top": 2}, {"top": 1}),
-        ({"top": 0}, {"top": 6}, {"top": -1}),
+        ({"top": 2}, {"top": 1}, {"top": 2, "others": 1}, {"others": 3}),
+        ({"top": 0}, {"top": 6}, {"top": -1}, {"others": 0}, {"others": -1}),
         divergence=False,
         least="none",
-        top_k="all",
+        top_k="any",
+        temperature_free=True,
+        ranks=True,
+        ordinal=True,
     ),
     Case("reverse_soft_target", ({"temperature": 4.0},), top_k="any"),
     Case("skewed", ({"skew": 0.5, "temperature": 2.0},), tuple({"skew": bad} for bad in SHARES), top_k="any"),
@@ -450,7 +485,7 @@ def test_a_shift_of_a_row_changes_nothing_where_promised(case: Case) -> None:
     assert (moved == pytest.approx(value, rel=1e-9)) is case.shift
     if case.top_k != "none":
         moved = number(case.loss(inputs[0], inputs[1] - shift, *inputs[2:]))
-        assert (moved == pytest.approx(value, rel=1e-9)) is case.shift
+        assert (moved == pytest.approx(value, rel=1e-9)) is (case.shift or case.ordinal)
 
 
 @every
@@ -729,7 +764,10 @@ def test_top_k_is_a_divergence_over_k_classes_and_the_others(case: Case, k: int)
     found = case.loss(student, kept, **temperature)
     assert torch.autograd.gradcheck(lambda z: case.loss(z, kept, **temperature), (student,))
     if case.temperature_free:
-        assert number(found) == number(case.loss(student, teacher))
+        first = {"top": k} if case.ranks else {}
+        assert number(found) == number(case.loss(student, teacher, **temperature, **first))
+        if case.ranks:
+            refuse(case.loss, student, kept, says=f"1 … {k}", top=k + 1)
         return
     # Merged outcomes as logits at temperature 1, from probabilities.
     merged = []

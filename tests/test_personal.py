@@ -27,7 +27,7 @@ from tutelage.models import ModelSpec, build, load_weights, save_weights
 from tutelage.objective import Term
 from tutelage.recipe import from_mapping
 from tutelage.run import Personal, load_student, personalise, run_recipe
-from tutelage.run.job import statistics
+from tutelage.run.examples import statistics
 
 TINY = {
     "name": "tiny",

@@ -27,6 +27,7 @@ _FAMILIES = {
     "temperatures": "labels and logits",
     "curricula": "labels and logits",
     "independent": "several labels at once, and numbers",
+    "ranking": "rankings of items",
     "features": "features of a layer",
     "features_targets": "features of a layer",
     "features_companions": "features of a layer",

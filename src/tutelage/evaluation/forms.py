@@ -231,6 +231,7 @@ def _class_parts(logits: Floats, truth: Ints, side: Answers, named: bool) -> lis
     columns |= {"nll": (-log_p[rows, truth], one), "brier": (np.square(away).sum(axis=1), one)}
     if side.scale is not None:
         columns["nll_scaled"] = (-metrics.log_probabilities(logits / side.scale.value)[rows, truth], one)
+    columns |= ranking.gain_columns(logits, truth)
     present = truth[:, None] == np.arange(logits.shape[1])
     odds = ranking.log_odds(logits)
     known = (np.where(np.isfinite(odds), odds, 0.0), present, np.ones_like(present))  # +inf: the only class there is

@@ -25,13 +25,21 @@ from tutelage.evaluation.metrics import (
     predictions,
     top_log_odds,
 )
+from tutelage.evaluation.resampling import bootstrap, ratios
+from tutelage.evaluation.significance import Estimate
 
 Marks = Mapping[str, Floats]  # precision, f1, auc -> (C,)
 TOP = 5
 LEAST_CLASSES_FOR_TOP = 10  # among fewer classes, being in the first five says little
+FIRST = 10
+LEAST_CLASSES_FOR_PLACES = 100  # so many classes are a list that somebody looks through from its top
 METHODS = {
     "top5_accuracy": f"share of test examples whose label is among the {TOP} largest logits; "
     "of equal logits the first class counts as larger",
+    f"hit_rate_{FIRST}": f"share of test examples whose label is among the {FIRST} largest logits",
+    f"ndcg_{FIRST}": f"mean of 1 / log2(1 + place of the label), 0 beyond place {FIRST}; with one right answer "
+    "for each example this is the normalised discounted cumulative gain",
+    "mrr": "mean of 1 / place of the label among all classes",
     "macro_auc": "mean over classes of the area under the ROC curve, one class against the rest (Mann–Whitney, ties "
     "count half), by the odds of the class; with two classes, the area of either",
 }
@@ -47,10 +55,84 @@ def top_k_accuracy(logits: Floats, labels: Ints, k: int = TOP) -> float:
     """
     if k < 1:
         raise InputError("top-k accuracy needs a k of at least 1", given=k)
+    return float(np.mean(places(logits, labels) <= k))
+
+
+def places(logits: Floats, labels: Ints, *, leave_out: NDArray[np.bool_] | None = None) -> Ints:
+    """The place of each label among the logits, largest first, (N,) from 1; equal logits in the order of the classes.
+
+    Args:
+        logits: (N, C).
+        labels: (N,).
+        leave_out: (N, C) items that are not shown to the user of a row, such as those of its history; the label itself
+            is shown.
+
+    Raises:
+        InputError: `leave_out` has another shape or type.
+    """
     own = logits[np.arange(labels.size), labels][:, None]
     earlier = np.arange(logits.shape[1]) < labels[:, None]
-    before = ((logits > own) | ((logits == own) & earlier)).sum(axis=1)
-    return float(np.mean(before < k))
+    before = (logits > own) | ((logits == own) & earlier)
+    if leave_out is not None:
+        if leave_out.shape != logits.shape or leave_out.dtype != np.bool_:
+            raise InputError(
+                "`leave_out` does not fit the logits", given=f"{leave_out.shape} {leave_out.dtype}",
+                expected=f"{logits.shape} bool",
+            )  # fmt: skip
+        before &= ~leave_out
+    return np.asarray(1 + before.sum(axis=1), dtype=np.int64)
+
+
+def gains(found: Ints, k: int = FIRST) -> dict[str, Floats]:
+    """What each example adds to hit rate, NDCG and MRR, (N,) each: their means are the metrics.
+
+    Args:
+        found: (N,) from `places`.
+        k: how many places are looked at, for the first two.
+
+    Raises:
+        InputError: k is below 1.
+    """
+    if k < 1:
+        raise InputError("a list that is looked at has at least one place", given=k)
+    hit = (found <= k).astype(np.float64)
+    return {f"hit_rate_{k}": hit, f"ndcg_{k}": hit / np.log2(1.0 + found), "mrr": 1.0 / found}
+
+
+def gain_columns(logits: Floats, labels: Ints) -> dict[str, tuple[Floats, Floats]]:
+    """The same for `resampling.ratios`, where there are so many classes that places matter; else nothing."""
+    if logits.shape[1] < LEAST_CLASSES_FOR_PLACES:
+        return {}
+    one = np.ones(labels.size)
+    return {name: (column, one) for name, column in gains(places(logits, labels)).items()}
+
+
+def compare_places(
+    first: Floats,
+    second: Floats,
+    labels: Ints,
+    *,
+    k: int = FIRST,
+    leave_out: NDArray[np.bool_] | None = None,
+    resamples: int = 10_000,
+) -> tuple[dict[str, Estimate], dict[str, Estimate], dict[str, Estimate]]:
+    """Hit rate, NDCG and MRR of two recommenders about the same users, and first − second, with bootstrap intervals.
+
+    Args:
+        first, second: (N, C) logits, or any scores.
+        labels: (N,), the item that was chosen.
+        k: how many places are looked at.
+        leave_out: see `places`.
+        resamples: of the users.
+
+    Returns:
+        Metric -> estimate for the first, the second, and their paired difference.
+    """
+    one = np.ones(labels.size)
+    sides = [gains(places(side, labels, leave_out=leave_out), k) for side in (first, second)]
+    parts = [[ratios({name: (column, one) for name, column in side.items()})] for side in sides]
+    ours, theirs, difference = bootstrap(parts, labels.size, unit="users", resamples=resamples)
+    return ours, theirs, difference
 
 
 def roc_curve(scores: ArrayLike, positive: ArrayLike) -> tuple[Floats, Floats, Floats]:
@@ -169,5 +251,6 @@ def measure(logits: Floats, labels: Ints, areas: Floats) -> dict[str, float]:
     found: dict[str, float] = {}
     if logits.shape[1] >= LEAST_CLASSES_FOR_TOP:
         found["top5_accuracy"] = top_k_accuracy(logits, labels)
+    found |= {name: float(above.mean()) for name, (above, _) in gain_columns(logits, labels).items()}
     area = macro_auc(areas)
     return found if area is None else {**found, "macro_auc": area}

@@ -46,10 +46,10 @@ from tutelage.losses.independent import (
     bounded_regression,
     margin_mse,
     regression_mse,
-    relaxed_ranking,
 )
 from tutelage.losses.logits import cross_entropy, decoupled, hard_label, logit_mse
 from tutelage.losses.normalised import adaptive_kl, normalized, one_for_all, teacher_free, weighted_soft_target
+from tutelage.losses.ranking import collaborative_ranking, position_weighted_ranking, relaxed_ranking
 from tutelage.losses.relations import (
     correlation_congruence,
     probabilistic_transfer,
@@ -82,6 +82,7 @@ __all__ = [
     "binary_soft_target",
     "bounded_regression",
     "class_consistency",
+    "collaborative_ranking",
     "compress_one_queue",
     "compress_two_queues",
     "contrastive",
@@ -115,6 +116,7 @@ __all__ = [
     "overhaul",
     "own_exits",
     "patient",
+    "position_weighted_ranking",
     "probabilistic_transfer",
     "progressive",
     "regression_mse",

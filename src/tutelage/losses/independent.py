@@ -1,7 +1,7 @@
 """Outputs that are not one distribution over classes: several labels at once, numbers, scores of a list.
 
 Where labels do not exclude each other, each has a probability of its own, σ(z), and a softmax over them says something
-that nobody claimed. Numbers have no temperature. Scores have an order and gaps.
+that nobody claimed. Numbers have no temperature. Scores have gaps; of their order alone see `losses.ranking`.
 
 Sums run over labels, as the divergence of independent answers is the sum of theirs, in nats per example; PyTorch's own
 mean over labels is 1 / C of that. Squares are averaged over the numbers of an example.
@@ -26,7 +26,6 @@ __all__ = [
     "bounded_regression",
     "margin_mse",
     "regression_mse",
-    "relaxed_ranking",
 ]
 
 
@@ -234,49 +233,6 @@ def margin_mse(student_logits: Tensor, teacher_logits: Logits, labels: Tensor, *
         ahead, expected = (z.gather(-1, at) - z for z in (student, teacher))
     # Of the right item with itself the margin is 0 on both sides.
     return average((expected - ahead).square().sum(-1) / (student.shape[-1] - 1), mask)
-
-
-def relaxed_ranking(
-    student_logits: Tensor, teacher_logits: Logits, *, top: int | None = None, mask: Tensor | None = None
-) -> Tensor:
-    """Relaxed ranking (RRD): the teacher's best items in its order, all others behind; (…, C) and (…, C) → ().
-
-    Equation:
-        mean over rows of −Σ_{k≤K} (s_k − log Σ_{j≥k} e^{s_j}),  s the student's scores in the order of the teacher's,
-        largest first: how likely the student draws the first K of them, one after another
-
-    Use:
-        For recommendation and retrieval, where order counts and the scores do not; the authors show 40 items that
-        interest a user and 40 that do not. Not where the gaps of the scores are worth keeping: `margin_mse` keeps them.
-
-    Args:
-        student_logits: (…, C), the scores of a query's items.
-        teacher_logits: (…, C), or top-k with k = C; no gradient reaches it. Of equal scores the earlier item is ahead.
-        top: K in 1 … C, how many stand in order; None is all. The order of the others does not matter.
-        mask: (…) bool, True where a row counts; the others may hold anything.
-
-    Returns:
-        () nats per example, summed over the K places. Nears 0 only as the student's gaps grow. No temperature, no T².
-
-    Raises:
-        InputError: shapes that do not belong together, K out of range, or a top-k that left items out.
-
-    Example:
-        >>> import torch
-        >>> student, teacher = torch.tensor([[2.0, 1.0, 0.0, 0.5]]), torch.tensor([[9.0, 5.0, 1.0, 0.0]])
-        >>> relaxed_ranking(student, teacher, top=2)
-        tensor(1.2263)
-
-    Reference:
-        Kang and others 2020 (DE-RRD), arXiv 2012.04357, the relaxed ranking distillation.
-    """
-    student, teacher = pair(student_logits, dense(teacher_logits, "relaxed_ranking", mask), mask)
-    items = student.shape[-1]
-    if top is not None and not 1 <= top <= items:
-        raise InputError("top counts the places that matter", given=f"top={top}", expected=f"1 … {items}, or None")
-    scores = student.gather(-1, teacher.argsort(dim=-1, descending=True, stable=True))
-    left = scores.flip(-1).logcumsumexp(-1).flip(-1)
-    return average((left - scores)[..., :top].sum(-1), mask)
 
 
 def _beside(student_logits: Tensor, other: Tensor, name: str, mask: Tensor | None) -> tuple[Tensor, Tensor]:

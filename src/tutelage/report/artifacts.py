@@ -5,6 +5,7 @@ The lines are text, since writing a report needs no torch and no runtime; the te
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from tutelage.report.tables import table
 Report = Mapping[str, Any]
 
 _ONNX = """\
-import json
+{before}import json{after}
 
 import numpy as np
 import onnxruntime
@@ -27,7 +28,7 @@ logits = session.run(None, {{"input": x}})[0]  # (B, classes), for any B
 print([facts["classes"][best] for best in logits.argmax(-1)])
 """
 _PROGRAM = """\
-import json
+{before}import json{after}
 
 import numpy as np
 import torch
@@ -53,6 +54,48 @@ _PICTURE = """\
 x = np.asarray(Image.open("picture.png").convert("{mode}").resize(({width}, {height})), dtype="float32"){order}
 x = np.ascontiguousarray(x) / 255  # in [0, 1]; mean and deviation are inside the file"""
 _NUMBERS = 'x = np.random.rand(1, {sizes}).astype("float32")  # scaled as the training data was'
+_TOKENS = """\
+encoding = facts["encoding"]
+packed = base64.b64decode(encoding["tokenizer"]["zlib"])
+tokenizer = Tokenizer.from_str(zlib.decompress(packed).decode())
+tokenizer.encode_special_tokens = True
+tokenizer.no_padding()
+tokenizer.enable_truncation(encoding["length"], strategy="longest_first")
+texts = [{text}]  # {columns}
+x = np.zeros((len(texts), encoding["length"]), dtype="int64")  # 0 behind short texts
+for row, one in enumerate(tokenizer.encode_batch(texts)):
+    x[row, : len(one.ids)] = one.ids"""
+# Where the tokenizer itself pads with another id, the two have changed places.
+_SWAPPED = """\
+    ids, swap = np.array(one.ids), encoding["swap"]
+    x[row, : len(ids)] = np.where(ids == 0, swap, np.where(ids == swap, 0, ids))"""
+_IDS = """\
+encoding = facts["encoding"]
+numbers = {{name: number for number, name in enumerate(encoding["known"], start=2)}}  # 1 is never seen, 0 padding
+texts = [{text}]  # {columns}
+x = np.zeros((len(texts), encoding["length"]), dtype="int64")
+for row, one in enumerate(texts):
+    last = [numbers.get(name, 1) for name in one.split()[-encoding["length"] :]]
+    x[row, : len(last)] = last"""
+_ROWS = """\
+rows = Rows("mine", {{
+{columns}
+}}{rates})
+x = as_model_input(encoder_of({encoding}).encode(rows)){numpy}"""
+_STUDENT = """\
+import json
+from pathlib import Path
+
+import numpy as np
+from tutelage.data import Rows, as_model_input
+from tutelage.data.encoders import encoder_of
+from tutelage.run import load_student
+
+home = Path({folder})
+student = load_student(home)
+encoding = json.loads((home / "student.json").read_text(encoding="utf-8"))["encoding"]
+{rows}
+logits = student(x)"""
 # By channels: Pillow's name of it, and what brings pixels into the order of an input.
 _MODES = {1: ("L", ".reshape(1, 1, {height}, {width})"), 3: ("RGB", ".transpose(2, 0, 1)[None]")}
 SNIPPETS = {"onnx": _ONNX, "onnx-int8": _ONNX, "torch": _PROGRAM}
@@ -110,24 +153,87 @@ def loading(report: Report) -> Sequence[tuple[str, str]]:
 
 def _needs(row: Report) -> str:
     package = {"onnx": "onnxruntime", "onnx-int8": "onnxruntime", "torch": "torch"}.get(row["format"])
-    return "with tutelage" if package is None else f"with {package} alone"
+    kind = row.get("encoding", {}).get("kind")
+    if package is None or _reads_by_us(row):
+        return "with tutelage"
+    return f"with {package} and tokenizers alone" if kind == "tokens" else f"with {package} alone"
 
 
 def snippet(row: Report) -> str:
-    """Python that asks one file about a picture, or about numbers.
+    """Python that asks one file about a picture, texts, a row of columns, or numbers.
 
     Args:
         row: of the report's `exports`.
     """
-    quoted = '"' + row["file"].replace("\\", "\\\\").replace('"', '\\"') + '"'
-    imports, inputs = _inputs(row["input_shape"])
-    return SNIPPETS.get(row["format"], _OTHER).format(file=quoted, imports=imports, inputs=inputs)
+    quoted = _quoted(row["file"])
+    imports, inputs = _inputs(row)
+    packed = "base64" in inputs
+    found = SNIPPETS.get(row["format"], _OTHER)
+    before, after = ("import base64\n", "\nimport zlib") if packed else ("", "")
+    return found.format(file=quoted, imports=imports, inputs=inputs, before=before, after=after)
 
 
-def _inputs(shape: Sequence[int]) -> tuple[str, str]:
-    """Lines that import what is needed for inputs of this shape, and lines that make one."""
+def _reads_by_us(row: Report) -> bool:
+    """Whether only an encoder of tutelage makes what the file reads."""
+    kind = row.get("encoding", {}).get("kind")
+    by_hand = row["format"] in SNIPPETS and kind in ("tokens", "ids")
+    return kind not in (None, "picture") and not by_hand
+
+
+def _inputs(row: Report) -> tuple[str, str]:
+    """Lines that import what inputs of a file need, and lines that make some."""
+    shape, made = row["input_shape"], row.get("encoding", {})
+    if _reads_by_us(row):
+        encoding = 'facts["encoding"]' if row["format"] in SNIPPETS else "student.facts.encoding"
+        lines = _rows(made, encoding, ".numpy()")
+        ours = "from tutelage.data import Rows, as_model_input\nfrom tutelage.data.encoders import encoder_of\n"
+        return ours, lines
+    if made.get("kind") in ("tokens", "ids"):
+        return _text(made)
     if len(shape) != 3 or shape[0] not in _MODES:
         return "", _NUMBERS.format(sizes=", ".join(map(str, shape)))
     mode, order = _MODES[shape[0]]
     sizes = {"height": shape[1], "width": shape[2]}
     return "from PIL import Image\n", _PICTURE.format(mode=mode, order=order.format(**sizes), **sizes)
+
+
+def student_of_columns(folder: str, made: Report) -> str:
+    """Python that loads a student of columns with tutelage, and asks it about a row.
+
+    Args:
+        folder: of its weights, from the folder of the run.
+        made: what of its encoding the report knows, as in `exports`.
+    """
+    return _STUDENT.format(folder=_quoted(folder), rows=_rows(made, "encoding", ""))
+
+
+def _rows(made: Report, encoding: str, numpy: str) -> str:
+    rates = f", {{{_quoted(made['column'])}: {made['rate']}}}" if "rate" in made else ""
+    return _ROWS.format(columns="\n".join(_columns(made)), rates=rates, encoding=encoding, numpy=numpy)
+
+
+def _text(made: Report) -> tuple[str, str]:
+    """The same for tokens, without us."""
+    names = [" ".join(str(name).split()) for name in made["columns"]]
+    if made["kind"] == "ids":
+        return "", _IDS.format(text='"7 12 7", "3"', columns=names[0])
+    one, other = '"a first text", "another one"', '("a first text", "what goes with it")'
+    told = names[0] if len(names) == 1 else f"{names[0]}, and {', '.join(names[1:])} joined by spaces"
+    lines = _TOKENS.format(text=one if len(names) == 1 else other, columns=told)
+    if made.get("swap"):
+        lines = lines[: lines.rindex("\n") + 1] + _SWAPPED
+    return "from tokenizers import Tokenizer\n", lines
+
+
+def _columns(made: Report) -> list[str]:
+    """A row of columns as Python writes it, one line for each."""
+    if "samples" in made:
+        return [f'    {_quoted(made["column"])}: np.zeros((1, {made["samples"]}), dtype="float32"),  # -1 ... 1']
+    numbers_, names = made.get("numbers", []), made.get("categories", made.get("columns", []))
+    cells = [f"    {_quoted(name)}: np.array([0.0])," for name in numbers_]
+    return cells + [f'    {_quoted(name)}: np.array(["some words"], dtype=object),' for name in names]
+
+
+def _quoted(text: str) -> str:
+    """As Python writes a text."""
+    return json.dumps(text)

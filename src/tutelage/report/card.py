@@ -20,6 +20,14 @@ from tutelage.report.verdict import verdict
 Report = Mapping[str, Any]
 _HUB_METRICS = {"accuracy": "accuracy", "macro_recall": "recall", "macro_f1": "f1"}
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_INPUTS = (
+    "Inputs are numbers in [0, 1] of the shape it was trained on, the normalisation is inside; it does not notice "
+    "inputs that are scaled otherwise."
+)
+_COLUMNS = (
+    "It reads what its own encoder makes of columns such as those it was trained on; it does not notice other "
+    "languages, units or ways of writing."
+)
 # Marks that turn the direction of the text after them; a name with one would rearrange the sentence around it.
 _WEAK = 3
 
@@ -196,8 +204,7 @@ def _limits(report: Report, warnings: Sequence[str]) -> list[str]:
     unseen = [row["class"] for row in report["per_class"] if not row["n"]]
     few = ", ".join(f"‘{name}’" for name in unseen[:_WEAK]) + (", …" if len(unseen) > _WEAK else "")
     return [
-        "Inputs are numbers in [0, 1] of the shape it was trained on, the normalisation is inside; it does not notice "
-        "inputs that are scaled otherwise.",
+        _COLUMNS if _reads_columns(report) else _INPUTS,
         f"It knows {numbers.plural(len(report['classes']), 'class')} and names one of them for any input, "
         "also for inputs unlike those it was trained on.",
         f"Weakest classes by recall on the test part: {names}.",
@@ -224,7 +231,7 @@ def _loading(report: Report) -> list[str]:
     """The files with and without the library, and what its answers mean."""
     load, student = report["load_snippet"], _student(report)
     parts = ["## Load the student\n", _fenced(load, "python")]
-    if "tutelage" in load:  # else the lines above need nothing but torch already
+    if "tutelage" in load and not _reads_columns(report):  # else the lines above need nothing but torch already
         model = student.get("model")
         plain = snippet(_file(report), model if isinstance(model, str) else None, _section(student, "args"))
         parts += ["Without tutelage, with torch and safetensors alone:\n", _fenced(plain, "python")]
@@ -235,6 +242,11 @@ def _loading(report: Report) -> list[str]:
         f"<details><summary>The classes, in the order of the logits</summary>\n\n{_fenced(names, 'json')}\n</details>\n"
     )
     return [*parts, shown]
+
+
+def _reads_columns(report: Report) -> bool:
+    """Whether an encoder makes the student's inputs, as the lines that load it then say."""
+    return "encoder_of" in report["load_snippet"]
 
 
 def _citation(report: Report) -> list[str]:

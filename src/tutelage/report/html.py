@@ -273,10 +273,15 @@ def _classes(report: Report) -> Safe:
 
 
 def _forgotten(report: Report, count: int) -> Safe | None:
-    """Pictures of what the teacher knows and no run of the student does."""
+    """Pictures or texts of what the teacher knows and no run of the student does."""
     pictures = report.get("pictures")
     if not pictures:
         return None
+    if "text" in pictures[0]:
+        # As code, which is never translated: what data say is not ours to put into other words.
+        body = [[tag("code", one["text"]), one["true"], one["said"]] for one in pictures]
+        shown: object = tables.table(["Text", "True", "Said"], body)
+        return parts.more(_forgotten_title(report, count), tag("div", shown, class_="card wide"))
     shown = [
         tag(
             "figure",
@@ -285,12 +290,12 @@ def _forgotten(report: Report, count: int) -> Safe | None:
         )
         for one in pictures
     ]
-    title = (
-        f"What ‘{report['headline']}’ forgot: {len(pictures)} of {count:,}"
-        if count > len(pictures)
-        else (f"What ‘{report['headline']}’ forgot")
-    )
-    return parts.more(title, tag("div", shown, class_="card pictures"))
+    return parts.more(_forgotten_title(report, count), tag("div", shown, class_="card pictures"))
+
+
+def _forgotten_title(report: Report, count: int) -> str:
+    shown = len(report["pictures"])
+    return f"What ‘{report['headline']}’ forgot" + (f": {shown} of {count:,}" if count > shown else "")
 
 
 def _confusions(report: Report) -> Safe:

@@ -18,6 +18,9 @@ _RANGE = re.compile(r"(?<=[\d])…(?=[\d+−])")  # where a browser would part t
 LABELS = {
     "accuracy": "Accuracy",
     "top5_accuracy": "Top-5 accuracy",
+    "hit_rate_10": "Hit rate at 10",
+    "ndcg_10": "NDCG at 10",
+    "mrr": "Mean reciprocal rank",
     "macro_precision": "Macro precision",
     "macro_recall": "Macro recall",
     "macro_f1": "Macro F1",
@@ -39,6 +42,12 @@ _RANKING = [  # share or plain number, metric, label, hint
     ("share", "macro_precision", LABELS["macro_precision"], "↑"),
     ("plain", "macro_auc", LABELS["macro_auc"], "↑"),
     ("share", "aurc", LABELS["aurc"], "↓"),
+]
+_PLACES = [
+    ("share", "top5_accuracy", LABELS["top5_accuracy"], "↑"),
+    ("share", "hit_rate_10", LABELS["hit_rate_10"], "↑"),
+    ("plain", "ndcg_10", LABELS["ndcg_10"], "0 to 1 ↑"),
+    ("plain", "mrr", LABELS["mrr"], "0 to 1 ↑"),
 ]
 _CALIBRATION = [
     ("plain", "brier", LABELS["brier"], "0 to 2 ↓"),
@@ -146,7 +155,7 @@ def _present(report: Report, group: Sequence[tuple[str, str, str, str]]) -> list
 
 
 def _quality(report: Report) -> list[Row]:
-    top = _present(report, [("share", "top5_accuracy", LABELS["top5_accuracy"], "↑")])
+    top = _present(report, _PLACES)
     return [
         (LABELS["accuracy"], "↑", lambda model: share_cell(model, "accuracy")),
         ("95 % over test examples", "", lambda model: stacked(numbers.interval(model["accuracy_items"]))),

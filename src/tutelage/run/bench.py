@@ -17,10 +17,10 @@ from torch import nn
 from tutelage.data.examples import vocabulary_of
 from tutelage.errors import InputError, ModelError
 from tutelage.evaluation.cost import Latency, multiply_adds, parameters
-from tutelage.export import RunnerModule, format_of, open_artifact
+from tutelage.export import Facts, RunnerModule, example_inputs, format_of, open_artifact
 from tutelage.files import read_json, read_text
 from tutelage.models import ModelSpec, build, load_weights
-from tutelage.recipe import from_text
+from tutelage.recipe import Recipe, from_text
 from tutelage.report import numbers
 from tutelage.run.exports import side_by_side
 from tutelage.run.saved import refuse_folds
@@ -41,14 +41,16 @@ begun = time.perf_counter()
 folder, threads, trust, sys.path[:] = json.loads(sys.stdin.read())
 import torch
 from tutelage.evaluation.memory import high_water
+from tutelage.export import example_inputs
 from tutelage.files import read_json
 from tutelage.run.students import load_student
 torch.set_num_threads(threads)
 ready = time.perf_counter()
 student = load_student(folder, trust=trust)
 loaded = time.perf_counter()
+facts = read_json(pathlib.Path(folder) / "student.json")
 with torch.inference_mode():
-    student(torch.rand(1, *read_json(pathlib.Path(folder) / "student.json")["input_shape"]))
+    student(torch.from_numpy(example_inputs(facts["input_shape"], facts.get("encoding"), 1)))
 answered = time.perf_counter()
 print(json.dumps([ready - begun, loaded - ready, answered - loaded, high_water()]))
 """
@@ -175,7 +177,9 @@ def bench_run(
     models = found.models
     if not models:
         raise ModelError(f"no model of {folder} can be built again", given="\n            ".join(found.notices))
-    inputs = _inputs(_input_shape(home), batch_sizes)
+    facts = _first_facts(home)
+    assert facts is not None
+    inputs = _inputs(facts["input_shape"], facts.get("encoding"), batch_sizes)
     # First, while nothing else keeps the machine busy.
     starts, failed = _cold_starts(found.files, threads, trust) if cold else ({}, [])
     spent = side_by_side(models, inputs, batch_sizes=batch_sizes, threads=threads, seconds=seconds, reference=_TEACHER)
@@ -211,13 +215,14 @@ def bench_files(
     """
     _check_timing(batch_sizes, threads, seconds)
     runners = {str(file): open_artifact(file, threads=threads, trust=trust) for file in files}
-    shapes = {runner.facts.input_shape for runner in runners.values()}
-    if len(shapes) > 1:
+    told = {name: runner.facts for name, runner in runners.items()}
+    if len({(one.input_shape, one.vocabulary) for one in told.values()}) > 1:
         raise InputError(
             "these files take inputs of several shapes, so they cannot be timed side by side",
-            given=", ".join(f"{name} {runner.facts.input_shape}" for name, runner in runners.items()),
+            given=", ".join(f"{name} {_size(one)}" for name, one in told.items()),
         )
-    inputs = _inputs(next(iter(shapes)), batch_sizes)
+    first = next(iter(told.values()))
+    inputs = _inputs(first.input_shape, first.encoding, batch_sizes)
     models = {name: RunnerModule(runner) for name, runner in runners.items()}
     spent = side_by_side(
         models, inputs, batch_sizes=batch_sizes, threads=threads, seconds=seconds, reference=next(iter(models))
@@ -235,8 +240,12 @@ def _check_timing(batch_sizes: Sequence[int], threads: int, seconds: float) -> N
         )
 
 
-def _inputs(shape: Sequence[int], batch_sizes: Sequence[int]) -> torch.Tensor:
-    return torch.rand(max(_EXAMPLES, *batch_sizes), *shape, generator=torch.Generator().manual_seed(0))
+def _size(facts: Facts) -> str:
+    return f"{facts.input_shape}" + (f" of {facts.vocabulary:,} tokens" if facts.vocabulary else "")
+
+
+def _inputs(shape: Sequence[int], encoding: Mapping[str, Any] | None, batch_sizes: Sequence[int]) -> torch.Tensor:
+    return torch.from_numpy(example_inputs(shape, encoding, max(_EXAMPLES, *batch_sizes)))
 
 
 def _cold_starts(students: Mapping[str, Path], threads: int, trust: bool) -> tuple[dict[str, ColdStart], list[str]]:
@@ -288,8 +297,12 @@ def _models(home: Path, trust: bool, threads: int) -> _Found:
     facts = _first_facts(home)
     weights = sorted((home / "teacher").glob("*.safetensors"))
     if weights and facts is not None and facts.get("model") is not None:
-        models[_TEACHER] = _teacher(home, facts, trust)
-        sizes[_TEACHER] = sum(path.stat().st_size for path in weights)
+        recipe = from_text(read_text(home / "config.yaml"), str(home / "config.yaml"))
+        if any(spec.reads for spec in recipe.trusted.values()):
+            notices.append("the teacher reads a view of its own, so it cannot be timed on its students' inputs")
+        else:
+            models[_TEACHER] = _teacher(home, recipe, facts, trust)
+            sizes[_TEACHER] = sum(path.stat().st_size for path in weights)
     else:
         notices.append("the teacher came from Python, so it cannot be built from the run's folder")
     for arm in sorted((home / "students").glob("*")):
@@ -319,9 +332,8 @@ def _models(home: Path, trust: bool, threads: int) -> _Found:
     return _Found(models, sizes, files, notices, origins)
 
 
-def _teacher(home: Path, facts: Mapping[str, Any], trust: bool) -> nn.Module:
+def _teacher(home: Path, recipe: Recipe, facts: Mapping[str, Any], trust: bool) -> nn.Module:
     """The teacher of a run from its file, or several as the one that was judged."""
-    recipe = from_text(read_text(home / "config.yaml"), str(home / "config.yaml"))
     members = []
     # Where each has a task of its own, in the order of these.
     taught: Mapping[str, int] = facts["tasks"] if recipe.combine and recipe.combine.how == BY_TASK else {}
@@ -346,9 +358,3 @@ def _first_facts(home: Path) -> dict[str, Any] | None:
     """What is known of the first student that can be built again, or else of the first one."""
     found = [read_json(path) for path in sorted(home.glob("students/*/seed-*/student.json"))]
     return next((facts for facts in found if facts.get("model") is not None), found[0] if found else None)
-
-
-def _input_shape(home: Path) -> tuple[int, ...]:
-    facts = _first_facts(home)
-    assert facts is not None
-    return tuple(facts["input_shape"])

@@ -13,13 +13,18 @@ from numpy.typing import NDArray
 
 from tutelage.data import Examples, load, plain_batches
 from tutelage.data.examples import listed
+from tutelage.data.inputs import read_again
+from tutelage.data.sets import SETS, set_folder
+from tutelage.data.sources import made_of_rows
+from tutelage.data.tabular import read_rows
 from tutelage.errors import DamagedError, InputError, ModelError
 from tutelage.evaluation import metrics
 from tutelage.evaluation.predict import predict
 from tutelage.evaluation.significance import Estimate, over_seeds, wilson
 from tutelage.report import numbers
 from tutelage.run.evalfiles import Kept, write_eval_file
-from tutelage.run.saved import finished_arm, refuse_folds
+from tutelage.run.examples import examples_of
+from tutelage.run.saved import finished_arm, recipe_of, refuse_folds
 from tutelage.run.students import load_student, read_facts
 
 __all__ = ["Evaluated", "evaluate_run"]
@@ -78,7 +83,8 @@ def evaluate_run(
         name: a run's folder, with an arm after a colon: `runs/a:scratch`; by default the arm of the headline.
         source: a source of data, as in a recipe.
         path: where it lies.
-        part: "train", "val", "test", or "all" of them together.
+        part: "train", "val", "test", or "all" of them together. Rows of columns have no parts, so that all are asked
+            about; those that the run itself learned from have the run's.
         trust: whether code that the run's recipe named may run to build the students.
         out: folder for what every student answered, one .npz each (ids, logits, labels).
 
@@ -98,7 +104,10 @@ def evaluate_run(
     facts = read_facts(homes[0] / "student.safetensors")
     if facts.get("model") is None:
         load_student(homes[0])  # which says why it cannot be built
-    examples = _examples(source, path, part, tuple(facts["input_shape"]))
+    if made_of_rows(source):
+        examples, part, told = _rows(folder, source, path, part, facts)
+    else:
+        examples, told = _examples(source, path, part, tuple(facts["input_shape"])), []
     labels, notices = _labels(examples, facts["classes"])
     found: list[dict[str, float]] = []
     recalls: list[NDArray[np.float64]] = []
@@ -121,14 +130,62 @@ def evaluate_run(
         means,
         wilson(min(1.0, means["accuracy"].value), len(examples), seeds=len(homes)),
         {facts["classes"][label]: float(mean[label]) for label in held},
-        tuple(notices),
+        (*told, *notices),
     )
+
+
+def _rows(
+    folder: Path, source: str, path: Path | str | None, part: str, facts: Mapping[str, Any]
+) -> tuple[Examples, str, list[str]]:
+    """Rows as the student reads them, which part they are, and what is worth knowing about them."""
+    _check_part(part)
+    encoding = facts.get("encoding")
+    if encoding is None:
+        raise ModelError(
+            "this student reads no columns", given=f"inputs of shape {tuple(facts['input_shape'])}",
+            expected="a source of such inputs: digits, folder, arrays, …",
+        )  # fmt: skip
+    try:
+        recipe = recipe_of(folder)
+    except InputError:  # a run made in Python
+        recipe = None
+    place = None if path is None else Path(path).expanduser()
+    if recipe is not None and recipe.data.source == source and part != "all" and _same(recipe.data.path, place):
+        return getattr(examples_of(recipe)[0], part), part, []
+    usual = None
+    if source == "rows":
+        if place is None:
+            raise InputError("the source `rows` needs a path", expected="--path, a .csv, .tsv, .jsonl or .parquet file")
+        rows = read_rows(place)
+    else:
+        rows, usual = SETS[source].read(place or set_folder(source)), SETS[source].label
+    label = (None if recipe is None else recipe.data.label) or usual
+    if label is None:
+        raise InputError("nothing says which column holds the classes", given="a run that was made in Python",
+                         fix="write it as a recipe, with data.label")  # fmt: skip
+    if part not in ("test", "all"):
+        raise InputError(f"these rows have no part `{part}`", given=rows.name, expected="all")
+    examples = read_again(rows, encoding, label)
+    lost = len(rows) - len(examples)
+    told = [f"{lost:,} of {len(rows):,} rows have no `{label}`, or nothing to read, and are left out"] if lost else []
+    return examples, "all", told
+
+
+def _same(known: str | None, given: Path | None) -> bool:
+    """Whether a path is the one that a recipe names."""
+    if known is None or given is None:
+        return known is None and given is None
+    return Path(known).expanduser().resolve() == given.resolve()
+
+
+def _check_part(part: str) -> None:
+    if part not in ("train", "val", "test", "all"):
+        raise InputError(f"no such part `{part}`", expected="train, val, test or all")
 
 
 def _examples(source: str, path: Path | str | None, part: str, shape: tuple[int, ...]) -> Examples:
     """The part that was asked for, in the size and colours that the student knows."""
-    if part not in ("train", "val", "test", "all"):
-        raise InputError(f"no such part `{part}`", expected="train, val, test or all")
+    _check_part(part)
     image = len(shape) == 3 and source != "arrays"  # arrays are taken as they are
     splits = load(
         source,

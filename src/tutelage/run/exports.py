@@ -25,12 +25,14 @@ from tutelage.files import read_json, sha256, write_json
 from tutelage.models import load_weights, merge
 from tutelage.progress import Meter
 from tutelage.run.cohorts import Workshop
-from tutelage.run.job import Job, facts_of_data
+from tutelage.run.examples import facts_of_data
+from tutelage.run.job import Job
 from tutelage.run.students import as_learned, read_facts, student_file
 
 __all__ = [
     "CALIBRATION",
     "Material",
+    "brief_of",
     "export_rows",
     "export_students",
     "facts_for",
@@ -45,7 +47,7 @@ CALIBRATION = 256  # training examples that ranges of activations come from
 _COMPARED = 1024  # examples at most; the gate asks them one by one as well
 _REHEARSED = 32
 # What `tutelage.models.build` needs; whoever needs more is built by no file's facts alone.
-_BUILDS = frozenset({"model", "args", "input_shape", "classes", "mean", "std", "tasks", "encoding"})
+_BUILDS = frozenset({"model", "args", "input_shape", "classes", "mean", "std", "tasks", "encoding", "smaller"})
 
 
 # ---- what a file is made with ----------------------------------------------------------------------------------------
@@ -109,7 +111,7 @@ def facts_for(config: Mapping[str, Any], name: str) -> Facts:
         tuple(map(str, config["classes"])), tuple(map(int, config["input_shape"])),
         str(config["model"]) if known else None, dict(config["args"]) if known else None,
         tuple(config["mean"]) if known else (), tuple(config["std"]) if known else (), name,
-        encoding=config.get("encoding"),
+        encoding=config.get("encoding"), smaller=(config.get("smaller") or None) if known else None,
     )  # fmt: skip
 
 
@@ -238,7 +240,8 @@ def export_rows(job: Job, folder: Path) -> list[dict[str, Any]]:
 
     Returns:
         [{name, of, format, line, kept, file, input_shape, preprocessing, runs [{seed, bytes, sha256, parity}
-        | {seed, refused}]}]; `file` is that of the first seed, from the folder of the run.
+        | {seed, refused}], and encoding where columns are read}]; `file` is that of the first seed, from the run's
+        folder.
     """
     rows = []
     for arm, plan in job.arms.items():
@@ -252,12 +255,23 @@ def export_rows(job: Job, folder: Path) -> list[dict[str, Any]]:
                     continue
                 total = _own(student_file(folder, arm, seed)).get(f"sha256.{how}")
                 runs.append({"seed": seed, "bytes": found["bytes"], "sha256": total, "parity": found["parity"]})
+            made = {} if facts.encoding is None else {"encoding": brief_of(facts.encoding)}
             rows.append({
                 "name": f"{arm}.{how}", "of": arm, "format": how, "line": FORMATS[how].line, "kept": how in kept,
                 "file": student_file(Path(), arm, job.seeds[0], how).as_posix(),
-                "input_shape": list(facts.input_shape), "preprocessing": facts.preprocessing, "runs": runs,
+                "input_shape": list(facts.input_shape), "preprocessing": facts.preprocessing, "runs": runs, **made,
             })  # fmt: skip
     return rows
+
+
+def brief_of(encoding: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an encoding a reader of the report needs to know; the whole of it is in the files."""
+    kept = ("kind", "columns", "column", "length", "lower", "swap", "vocabulary", "rate", "samples")
+    told = {key: encoding[key] for key in kept if key in encoding}
+    for key in ("numbers", "categories"):
+        if key in encoding:
+            told[key] = [part["column"] for part in encoding[key]]
+    return told
 
 
 def refusals(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -11,13 +11,13 @@ from torch import nn
 
 from tutelage import losses
 from tutelage.compress.quantise import Quantise, quantise
-from tutelage.data import SOURCES, Examples, Splits, Views, as_model_input, fold_of, labelled_ids, load
+from tutelage.data import SOURCES, Splits, Views, labelled_ids
 from tutelage.data.balance import long_tail
 from tutelage.data.examples import Task
-from tutelage.data.sources import load_rows, made_of_rows, with_training_part
+from tutelage.data.sources import with_training_part
 from tutelage.data.tasks import name_task, splits_of
 from tutelage.data.unlabelled import with_unlabelled
-from tutelage.errors import InputError, RecipeError, nearest
+from tutelage.errors import InputError, RecipeError
 from tutelage.evaluation.robust import check_attackable
 from tutelage.export import check_formats
 from tutelage.extensions import offers
@@ -33,6 +33,7 @@ from tutelage.run.armplan import ArmPlan, arms_of, objective_of
 from tutelage.run.beginnings import Beginning, beginning_of, nets_beside, planned, steps_beside
 from tutelage.run.classweights import weigh_classes
 from tutelage.run.combination import check_alone, combination
+from tutelage.run.examples import check_reads, examples_of, facts_of_data, statistics
 from tutelage.run.heads import headed
 from tutelage.run.storeplan import StorePlan, store_plan
 from tutelage.run.tasks import taught_tasks, with_tasks
@@ -45,13 +46,9 @@ __all__ = [
     "Job",
     "StudentPlan",
     "TeacherPlan",
-    "facts_of_data",
     "job_of_recipe",
-    "statistics",
     "student_plan",
 ]
-
-_SCALED = ("table", "words", "sound")  # kinds of inputs that their encoders scale
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -224,7 +221,7 @@ def job_of_recipe(recipe: Recipe, *, trust: bool, store: Path | str | None = Non
     classes = len(splits.train.outputs)
 
     taught = taught_tasks(recipe, splits.train.sizes)
-    _check_reads(recipe, splits.train)
+    check_reads(recipe, splits.train)
 
     def builder(
         spec: ModelSpec, role: str, classes: int = classes, reads: str | None = None
@@ -287,46 +284,6 @@ def job_of_recipe(recipe: Recipe, *, trust: bool, store: Path | str | None = Non
     )
 
 
-def examples_of(recipe: Recipe) -> tuple[Splits, tuple[str, ...]]:
-    """The three parts of a recipe's data as its students read them, and what a person should know of them.
-
-    Raises:
-        InputError, DataError: what the data room says.
-    """
-    source = recipe.data
-    fold = None if source.fold is None else (int(source.fold.split("/")[0]), int(source.fold.split("/")[1]))
-    path = Path(source.path) if source.path else None
-    if made_of_rows(source.source):
-        reads = {one.reads for one in recipe.learners.values()}
-        if len(reads) > 1:
-            raise InputError(
-                "all students of a run read the same view", where="students", given=str(sorted(map(str, reads)))
-            )
-        splits, told = load_rows(
-            source.source, path=path, label=source.label, group=source.group, reads=reads.pop(),
-            inputs={view: one.spec() for view, one in source.inputs.items()}, val=source.val, test=source.test,
-            fold=fold,
-        )  # fmt: skip
-        return splits, tuple(f"data: {text}" for text in told)
-    if source.inputs or source.label or source.group:
-        raise InputError(
-            f"the source `{source.source}` has no columns", where="data.inputs",
-            fix="leave out `inputs`, `label` and `group`, or choose a source of columns such as rows",
-        )  # fmt: skip
-    splits = load(source.source, path=path, val=source.val, test=source.test, seed=0, image_size=source.image_size)
-    return (splits if fold is None else fold_of(splits, *fold, val=source.val)), ()
-
-
-def _check_reads(recipe: Recipe, train: Examples) -> None:
-    for name, one in recipe.trusted.items():
-        with_name = f"teachers.{name}" if name else "teacher"
-        if one.reads and one.reads != train.reads and one.reads not in train.views:
-            raise InputError(
-                f"there is no view `{one.reads}`", where=f"{with_name}.reads",
-                expected="one of " + ", ".join(train.views or [train.reads]), fix=nearest(one.reads, train.views),
-            )  # fmt: skip
-
-
 def _names_code(recipe: Recipe) -> bool:
     """Whether a recipe names functions, which run where that is allowed."""
     named = [one.model for one in recipe.trusted.values()] + [one.model for one in recipe.learners.values()]
@@ -363,30 +320,6 @@ def student_plan(
     return StudentPlan(
         lambda: adapt(origin(), adapter, frozen=spec.frozen), config, plain, weights, spec.start, spec.head
     )
-
-
-def facts_of_data(splits: Splits) -> dict[str, object]:
-    """What of the data a student's file must remember to be built again."""
-    mean, std = statistics(splits.train)
-    shape, classes = list(splits.train.shape), list(splits.train.outputs)
-    # Which of the logits are of which task; of one task all are.
-    tasks: dict[str, object] = {"tasks": splits.train.sizes} if splits.train.tasks else {}
-    made = splits.train.encodings.get(splits.train.reads)
-    encoding: dict[str, object] = {"encoding": dict(made)} if made is not None else {}
-    return {"input_shape": shape, "classes": classes, "mean": mean, "std": std, **tasks, **encoding}
-
-
-def statistics(train: Examples) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of the training part: per channel of images, over everything otherwise; 0 and 1 where
-    inputs are no quantities, or were scaled when they were made."""
-    if train.encodings.get(train.reads, {}).get("kind") in _SCALED or train.inputs.dtype == torch.int32:
-        return [0.0], [1.0]
-    inputs = as_model_input(train.inputs)
-    axes = [0, 2, 3] if inputs.ndim == 4 else list(range(inputs.ndim))
-    # In float64, so that the numbers do not depend on how many threads added them up.
-    inputs = inputs.double()
-    mean, std = inputs.mean(axes), inputs.std(axes, correction=0)
-    return mean.reshape(-1).float().tolist(), std.clamp(min=1e-6).reshape(-1).float().tolist()
 
 
 def _check_exports(formats: Sequence[str], where: str | None = None) -> None:

@@ -20,8 +20,9 @@ from tutelage.models.kerasnet import KerasNet, is_keras
 from tutelage.objective import Loss, Objective, Term
 from tutelage.recipe import RESUMABLE, Student, Train, from_mapping, store_settings, train_settings
 from tutelage.run.armplan import arms_of
+from tutelage.run.examples import facts_of_data, statistics
 from tutelage.run.execute import Run, execute
-from tutelage.run.job import Job, StudentPlan, TeacherPlan, facts_of_data, statistics, student_plan
+from tutelage.run.job import Job, StudentPlan, TeacherPlan, student_plan
 from tutelage.run.judge import describe
 from tutelage.run.storeplan import store_plan
 from tutelage.run.tasks import with_tasks

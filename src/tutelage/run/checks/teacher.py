@@ -26,9 +26,10 @@ from tutelage.run.checks.budget import affordable
 from tutelage.run.checks.explain import BETTER, class_order, preprocessing
 from tutelage.run.checks.findings import Finding, fault, notice, ok, percent, warning
 from tutelage.run.checks.tasks import bar_of, majority_of, task_findings
-from tutelage.run.classnames import NAMES_FIX, contradiction, meet_by_name, names_of, plain_name
-from tutelage.run.job import Job, statistics
 from tutelage.run.checks.worth import worth_finding
+from tutelage.run.classnames import NAMES_FIX, contradiction, meet_by_name, names_of, plain_name
+from tutelage.run.examples import statistics
+from tutelage.run.job import Job
 from tutelage.run.teacher import is_ready, teacher_key
 from tutelage.taps import Taps
 from tutelage.teachers import EnsembleTeacher, ModuleTeacher, Teacher

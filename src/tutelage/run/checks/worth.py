@@ -1,7 +1,8 @@
-"""What a linear model reaches within seconds: whether a teacher deserves the name, and whether views belong together."""
+"""What a linear model reaches within seconds: whether a teacher deserves the name, and views belong together."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -55,7 +56,8 @@ def aligned_findings(job: Job) -> Iterator[Finding]:
             continue
         most = float(torch.bincount(val.targets).max()) / len(val)
         least = wilson(share, len(val)).ci_low
-        said = f"a linear model that reads it has {percent(share)} right, always the most frequent class {percent(most)}"
+        said = f"a linear model that reads it has {percent(share)} right, "
+        said += f"always the most frequent class {percent(most)}"
         if least is not None and least > most:
             yield ok(f"view {view}", f"{said}: it belongs to these labels")
         else:
@@ -67,6 +69,7 @@ def aligned_findings(job: Job) -> Iterator[Finding]:
 
 def linear_share(train: Examples, rows: Examples) -> float | None:
     """The share (0 … 1) of `rows` that a linear model has right which learned from some thousand training rows."""
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import MaxAbsScaler
@@ -77,11 +80,8 @@ def linear_share(train: Examples, rows: Examples) -> float | None:
         return None
     # Rows stand in the order of a hash, so the first ones are a random choice of them.
     x, other = _numbers(train, slice(0, _LEARNED)), _numbers(rows, slice(None))
-    model = make_pipeline(MaxAbsScaler(), LogisticRegression(max_iter=50, C=10.0, tol=1e-2, solver="saga", random_state=0))
-    import warnings
-
-    from sklearn.exceptions import ConvergenceWarning
-
+    line = LogisticRegression(max_iter=50, C=10.0, tol=1e-2, solver="saga", random_state=0)
+    model = make_pipeline(MaxAbsScaler(), line)
     with warnings.catch_warnings():
         # What is asked is what little effort reaches, not an optimum.
         warnings.simplefilter("ignore", ConvergenceWarning)
