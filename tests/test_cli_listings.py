@@ -175,6 +175,7 @@ main()
         ([], 0, ""),
         (["--version"], 0, ""),
         (["run", "--help"], 0, ""),
+        (["data", "--help"], 0, ""),
         (["rnu"], 2, ""),
         (["schema"], 0, " pydantic"),
         (["recipes"], 0, " pydantic"),

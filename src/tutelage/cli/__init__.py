@@ -19,6 +19,7 @@ from tutelage.cli.check import check
 from tutelage.cli.compare import compare
 from tutelage.cli.compress import compress
 from tutelage.cli.crossval import crossval
+from tutelage.cli.data import data
 from tutelage.cli.demo import demo
 from tutelage.cli.evaluate import evaluate
 from tutelage.cli.export import export
@@ -27,6 +28,7 @@ from tutelage.cli.iterate import iterate
 from tutelage.cli.options import how_to_run, place, typed, what_to_run
 from tutelage.cli.personalise import personalise
 from tutelage.cli.report import report
+from tutelage.cli.rules import rules
 from tutelage.cli.serve import serve
 from tutelage.cli.synthesize import synthesize
 from tutelage.errors import INTERNAL_FAULT, InputError, TutelageError, nearest
@@ -67,12 +69,14 @@ cli.add_command(check)
 cli.add_command(compare)
 cli.add_command(compress)
 cli.add_command(crossval)
+cli.add_command(data)
 cli.add_command(demo)
 cli.add_command(evaluate)
 cli.add_command(export)
 cli.add_command(iterate)
 cli.add_command(personalise)
 cli.add_command(report)
+cli.add_command(rules)
 cli.add_command(serve)
 cli.add_command(synthesize)
 
