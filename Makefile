@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo test lint types contracts unit system clean
+.PHONY: setup demo test lint types contracts unit foreign system clean
 
 setup: $(STAMP)
 
@@ -29,6 +29,14 @@ contracts: setup
 
 unit: setup system
 	$(BIN)/pytest -n 2
+
+# TensorFlow and JAX are large, and only teachers are made of them: an environment of its own, 2.5 GB, for their tests.
+FOREIGN := .venv/foreign
+foreign: setup
+	@test -x $(FOREIGN)/bin/python || $(PYTHON) -m venv $(FOREIGN)
+	$(FOREIGN)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	  -e '.[dev,tensorflow,jax]'
+	$(FOREIGN)/bin/pytest -n 2 $(wildcard tests/test_foreign_*.py)
 
 # Only on a CI machine, and only as root: a browser for the tests of the page, and Fashion-MNIST for those of its loader.
 # Without them these tests say why they are skipped.

@@ -84,7 +84,7 @@ def obtain_teacher(job: Job, shop: Workshop) -> TeacherInHand:
     elif plan.opens is not None:
         beside = shop.folder.path / "teacher" / plan.slug
         beside.parent.mkdir(exist_ok=True)
-        teacher = plan.opens(job.teaching.splits.train, beside, shop.folder.tell)
+        teacher = plan.opens(job.teaching.splits.train, job.teacher_places, beside, shop.folder.tell)
         module = teacher.module if isinstance(teacher, ModuleTeacher) else None
         teacher.to(shop.device.device)
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,11 @@ from tutelage.teachers import Teacher
 from tutelage.words import answers_elsewhere, is_remote
 
 __all__ = ["TeacherPlan", "teacher_plan"]
+
+
+# What it may learn from, which layers are asked for, beside which path it keeps what it needs, how to tell a person
+# -> whom to ask.
+Opening = Callable[[Examples, Sequence[str], Path, Callable[[str], None]], Teacher]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,8 +43,7 @@ class TeacherPlan:
     places: tuple[str, ...] = ()  # of a member: its own layers, of those that arms name
     store: StorePlan | None = None  # None: it answers anew at every step
     spec: ModelSpec | None = None  # of what `build` builds, where it has a name
-    opens: Callable[[Examples, Path, Callable[[str], None]], Teacher] | None = None  # of one that is no torch module:
-    # what it may learn from, beside which path it keeps what it needs, how to tell a person -> whom to ask
+    opens: Opening | None = None  # of one that is no torch module
     reads: str = ""  # the view of the examples that it is asked about; "" is what students read
 
     @property
@@ -53,12 +57,10 @@ class TeacherPlan:
         return self.title.replace(" ", "-")
 
 
-def opening(
-    spec: ModelSpec, *, seed: int = 0, trust: bool = False
-) -> Callable[[Examples, Path, Callable[[str], None]], Teacher]:
+def opening(spec: ModelSpec, *, seed: int = 0, trust: bool = False) -> Opening:
     """How a teacher that is no torch module comes to answer: opened, or first fitted on the training part."""
 
-    def opens(train: Examples, place: Path, tell: Callable[[str], None]) -> Teacher:
+    def opens(train: Examples, places: Sequence[str], place: Path, tell: Callable[[str], None]) -> Teacher:
         args: dict[str, Any] = dict(spec.args)
         if is_remote(spec.name):
             from tutelage.teachers.remote import open_remote
@@ -70,7 +72,7 @@ def opening(
 
         return open_foreign(
             spec.name, args, classes=train.outputs, fit=(train.inputs, train.targets), view="x", seed=seed,
-            trust=trust, keep=place,
+            trust=trust, keep=place, places=places,
         )  # fmt: skip
 
     return opens

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -31,14 +31,25 @@ class Teacher(Protocol):
         ...
 
 
-def as_teacher(teacher: Teacher | nn.Module, places: Sequence[str] = ()) -> Teacher:
-    """Make a teacher of a torch module, which answers features at these places as well, or pass one through.
+def as_teacher(
+    teacher: Teacher | nn.Module | Any, places: Sequence[str] = (), classes: Sequence[str] | None = None
+) -> Teacher:
+    """Make a teacher of a torch module, which answers features at these places as well, or of a model of another
+    framework, as `tutelage.teachers.foreign.wrap` does; or pass one through.
+
+    Args:
+        teacher: the module, the model or the teacher.
+        places: layers whose outputs are answered as features.
+        classes: the data's classes in their order, by which a model of another framework is put in order.
 
     Raises:
         InputError: the object cannot answer.
     """
+    from tutelage.teachers.foreign.live import is_live, wrap
     from tutelage.teachers.module import ModuleTeacher
 
+    if not isinstance(teacher, Teacher) and is_live(teacher):
+        return wrap(teacher, classes=classes, places=places)
     if isinstance(teacher, nn.Module):
         return ModuleTeacher(teacher, places=places)
     if isinstance(teacher, Teacher):
@@ -46,5 +57,6 @@ def as_teacher(teacher: Teacher | nn.Module, places: Sequence[str] = ()) -> Teac
     raise InputError(
         "this object cannot be a teacher",
         given=type(teacher).__name__,
-        expected="a torch.nn.Module, or an object with answer(batch), fingerprint() and to(device)",
+        expected="a torch.nn.Module, a fitted model of another framework, or an object with answer(batch), "
+        "fingerprint() and to(device)",
     )
