@@ -41,7 +41,7 @@ def fashion(tmp_path: Path) -> Path:
 
 
 def test_every_source_has_its_line() -> None:
-    assert list(SOURCES) == ["arrays", "digits", "fashion-mnist", "folder", "rows", *SETS]
+    assert list(SOURCES) == ["arrays", "digits", "fashion-mnist", "folder", "rows", "sounds", *SETS]
     assert all(len(line) > 20 for line in SOURCES.values())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import wave
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from tutelage import distill
-from tutelage.data import Examples, Rows, Views, from_rows, plain_batches
+from tutelage.data import Examples, Rows, Views, from_rows, load, plain_batches
 from tutelage.data.batches import Batches
 from tutelage.data.examples import as_model_input
 from tutelage.errors import DataError, InputError
@@ -196,9 +197,7 @@ class _Knows:
     def to(self, device: torch.device) -> None: ...
 
 
-def test_a_teacher_of_another_view_teaches_and_is_stored_alike(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_teacher_of_another_view_teaches_and_is_stored_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUTELAGE_STORE", str(tmp_path / "store"))
     splits = from_rows(_rows(), label="kind", inputs={**_NUMBERS, "raw": {"text": ["said"]}})
     runs = [
@@ -226,3 +225,22 @@ def test_a_fitted_teacher_reads_the_text_beside_numbers_that_students_read(tmp_p
     teacher = next(model for model in run.report["models"] if model["role"] == "teacher")
     assert teacher["metrics"]["accuracy"]["value"] == 1.0
     assert (tmp_path / "run" / "teacher" / "teacher.json").is_file()
+
+
+def test_a_folder_of_sounds_is_a_source_whose_speakers_stay_together(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for label, pitch in (("low", 200), ("high", 900)):
+        (tmp_path / label).mkdir()
+        for speaker in range(30):
+            for take in range(2):
+                wave_of = np.sin(np.arange(4000) * 2 * np.pi * pitch / 8000) + 0.1 * random.normal(size=4000)
+                with wave.open(str(tmp_path / label / f"s{speaker}_{take}.wav"), "wb") as file:
+                    file.setparams((1, 2, 8000, 4000, "NONE", ""))
+                    file.writeframes((wave_of / 2 * 32767).astype("<i2").tobytes())
+    splits = load("sounds", path=tmp_path)
+    assert splits.train.is_image
+    assert splits.train.encodings["s"]["kind"] == "sound"
+    parts = [set(part.groups.tolist()) for part in (splits.train, splits.val, splits.test) if part.groups is not None]
+    assert len(parts) == 3
+    assert not parts[0] & parts[1]
+    assert not parts[0] & parts[2]

@@ -257,7 +257,7 @@ def saved(folder: Path, model: str, shape: tuple[int, ...], **args: Any) -> nn.M
 
 
 def test_every_built_in_net_is_described() -> None:
-    assert set(DESCRIBED) == set(NETS)
+    assert set(DESCRIBED) == {name for name, info in NETS.items() if info.reads != "tokens"}
 
 
 @pytest.mark.parametrize(

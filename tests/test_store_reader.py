@@ -834,3 +834,32 @@ def test_the_key_is_the_name_of_the_folder(tmp_path: Path) -> None:
     built = parts.stored(tmp_path, asked, how)
     assert built.place == tmp_path / key(asked, how)
     assert StoredTeacher(built.place).manifest.identity == identity_of(asked, how)
+
+
+class Silent:
+    """A teacher that has nothing to say about examples of odd id."""
+
+    def answer(self, batch: Batch) -> Outputs:
+        return Outputs(batch.inputs["x"].flatten(1)[:, :4].float(), counts=batch.ids % 2 == 0)
+
+    def fingerprint(self) -> str:
+        return "silent"
+
+    def to(self, device: torch.device) -> None:
+        pass
+
+
+@pytest.mark.parametrize("codec", ["fp32", "top-2"])
+@pytest.mark.parametrize("resident", [True, False])
+def test_whom_a_teacher_has_a_say_about_is_stored_as_well(tmp_path: Path, codec: str, resident: bool) -> None:
+    asked = parts.question(parts.examples())
+    built = parts.stored(tmp_path, asked, parts.capture(Silent(), codec))
+    stored = StoredTeacher(built.place, resident=resident)
+    ids = asked.ids()
+    batch = asked.batch(ids, asked.draws[0])
+    counts = stored.answer(batch).counts
+    assert counts is not None
+    assert counts.dtype == torch.bool
+    assert torch.equal(counts, batch.ids % 2 == 0)
+    assert counts.any()
+    assert not counts.all()

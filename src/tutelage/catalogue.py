@@ -169,12 +169,13 @@ def models() -> list[Entry]:
 
     found = []
     for name, info in NETS.items():
-        size = f"{info.parameters:,} parameters for 1×28×28 and 10 classes"
+        given = "64 of 8,000 tokens" if info.reads == "tokens" else "1×28×28"
+        size = f"{info.parameters:,} parameters for {given} and 10 classes"
         args = ", ".join(f"{key}={value}" for key, value in info.args.items())
         found.append(Entry(name, f"{info.line} ({size})", f"{name}: {info.line}\n\nDefaults: {args}\nSize: {size}"))
     others = {
-        "hf:TYPE": "an image classifier of transformers by its type, fresh (hf:resnet), with its config as args",
-        "hf:/FOLDER": "a saved Hugging Face image classifier with its weights; also hf:owner/name where it is cached",
+        "hf:TYPE": "a classifier of transformers by its type, fresh (hf:resnet, hf:bert), with its config as args",
+        "hf:/FOLDER": "a saved Hugging Face classifier with its weights; also hf:owner/name where it is cached",
         "package.module:function": "your own function(input_shape, classes, **args) -> module; needs --trust",
     }
     return found + [Entry(name, line, f"{name}: {line}") for name, line in others.items()]

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from tutelage.data.encoders import Encoder, check_spec, columns_of, fit
+from tutelage.data.encoders.text import Tokens
 from tutelage.data.examples import Examples, check_names, listed
 from tutelage.data.folder import natural
 from tutelage.data.folds import fold_of
@@ -94,7 +95,11 @@ def told_rows(
         splits = fold_of(splits, *fold, val=val, seed=seed)
     learned = kept.take(splits.train.origins.numpy())
     encoders = {view: fit(spec, learned, f"data.inputs.{view}") for view, spec in inputs.items()}
-    return splits.each(lambda part: _filled(part, kept, encoders, reads)), notices
+    notices += [f"view `{view}`: {text}" for view, one in encoders.items() for text in getattr(one, "notices", ())]
+    # What happens to the words that are learned from does not happen to those that judge.
+    plain = {view: one.unswitched() if isinstance(one, Tokens) else one for view, one in encoders.items()}
+    made = splits.each(lambda part: _filled(part, kept, encoders if part is splits.train else plain, reads))
+    return made, notices
 
 
 def read_again(rows: Rows, encoding: Mapping[str, Any], label: str) -> Examples:
@@ -176,6 +181,11 @@ def _contents(rows: Rows, columns: Sequence[str]) -> list[bytes]:
     return [b"\x1f".join(b"%d:%s" % (len(cell), cell) for cell in cells) for cells in zip(*parts, strict=True)]
 
 
+def _groups(rows: Rows, group: str) -> list[str]:
+    """The group of every row; one that names none is alone."""
+    return [text or f"\0{row}" for row, text in enumerate(rows.texts(group, "data.group"))]
+
+
 def _divided(
     rows: Rows, label: str, inputs: Mapping[str, Mapping[str, Any]], group: str | None, part: str | None, *,
     val: float, test: float, seed: int, allow_twins: bool,
@@ -183,7 +193,7 @@ def _divided(
     """Three parts of examples that have ids, labels and groups, but nothing to read yet; origins are their rows."""
     targets, classes = _labels(rows, label)
     contents = _contents(rows, [name for spec in inputs.values() for name in columns_of(spec)])
-    groups = None if group is None else rows.texts(group, "data.group")
+    groups = None if group is None else _groups(rows, group)
     bare = Examples.make(torch.zeros(len(rows), 1), targets, classes, rows.name, contents=contents, groups=groups)
     parts = {"train": bare}
     if part is not None:

@@ -31,6 +31,7 @@ SOURCES: dict[str, str] = {
     "fashion-mnist": "70,000 images of clothes, 28×28, 10 classes (Debian: dataset-fashion-mnist, or data.path)",
     "folder": "images in one folder for each class, with or without train/, val/, test/ above (data.path)",
     "rows": "a .csv, .tsv, .jsonl or .parquet file of columns; data.label and data.inputs say what of it (data.path)",
+    "sounds": "WAV files in one folder for each class; what stands before a name's first _ is its speaker (data.path)",
     **{name: one.line for name, one in SETS.items()},
 }
 
@@ -98,7 +99,7 @@ def load(
 
 def made_of_rows(source: str) -> bool:
     """Whether a source gives columns, of which a recipe says what is read."""
-    return source == "rows" or source in SETS
+    return source in ("rows", "sounds") or source in SETS
 
 
 def load_rows(
@@ -123,11 +124,18 @@ def load_rows(
         InputError: something is missing that the source does not say itself.
         DataError: the data cannot be used, or are not here.
     """
-    if source == "rows":
+    if source not in SETS and path is None:
+        raise InputError(f"the source `{source}` needs a path", where="data.path", expected=SOURCES[source])
+    if source == "sounds":
+        from tutelage.data.sounds import load_wavs
+
+        assert path is not None
+        rows = load_wavs(_at_home(path, "data.path"))
+        label, inputs, group = label or "label", inputs or {"s": {"sound": "sound"}}, group or "speaker"
+    elif source == "rows":
         from tutelage.data.tabular import read_rows
 
-        if path is None:
-            raise InputError("the source `rows` needs a path", where="data.path", expected=SOURCES[source])
+        assert path is not None
         rows = read_rows(_at_home(path, "data.path"))
         if label is None or not inputs:
             raise InputError(

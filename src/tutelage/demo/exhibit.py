@@ -85,7 +85,7 @@ def prepare(run: Path | str, *, seed: int | None = None, threads: int = 1, trust
     seed = _seed(seed, [int(each["seed"]) for each in row["runs"]])
     file = student_file(home, row["of"] or arm, seed, row["compression"])
     facts = read_facts(file)
-    shape = _image_shape(facts["input_shape"])
+    shape = _image_shape(facts["input_shape"], facts.get("encoding"))
     if row["compression"] in FORMATS and row["compression"] not in _FORMATS:
         raise InputError(
             f"the arm `{arm}` is a file that no browser reads", given=row["compression"],
@@ -128,7 +128,15 @@ def _seed(asked: int | None, known: Sequence[int]) -> int:
     return asked
 
 
-def _image_shape(given: Sequence[int]) -> tuple[int, int, int]:
+def _image_shape(given: Sequence[int], encoding: Mapping[str, Any] | None) -> tuple[int, int, int]:
+    if (encoding or {}).get("kind") not in (None, "picture"):
+        columns = (encoding or {}).get("columns") or (encoding or {}).get("column") or "columns of a table"
+        raise InputError(
+            "the demo shows pictures, but this student reads none",
+            given=f"inputs made of {columns if isinstance(columns, str) else ', '.join(columns)}",
+            expected="a run on grey or RGB images",
+            fix="write a file with `tutelage export`, and ask it with `tutelage serve`, which takes rows of columns",
+        )  # fmt: skip
     if len(given) != 3 or given[0] not in (1, 3):
         raise InputError(
             "the demo needs a run on images", given=f"inputs of shape {tuple(given)}",

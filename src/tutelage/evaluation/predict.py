@@ -12,7 +12,7 @@ from tutelage.teachers import Teacher
 from tutelage.training.device import move
 from tutelage.types import Batch
 
-__all__ = ["ask", "best_of_tasks", "predict", "task_scores", "validation_scores"]
+__all__ = ["ask", "ask_told", "best_of_tasks", "predict", "task_scores", "validation_scores"]
 
 
 def predict(model: nn.Module, batches: Iterable[Batch], device: torch.device) -> Tensor:
@@ -27,8 +27,19 @@ def predict(model: nn.Module, batches: Iterable[Batch], device: torch.device) ->
 
 def ask(teacher: Teacher, batches: Iterable[Batch], device: torch.device) -> Tensor:
     """A teacher's logits (N, C) on the CPU."""
-    answers = [teacher.answer(move(batch, device)).logits for batch in batches]
-    return torch.cat([answer.float().cpu() for answer in answers if isinstance(answer, Tensor)])
+    return ask_told(teacher, batches, device)[0]
+
+
+def ask_told(teacher: Teacher, batches: Iterable[Batch], device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """A teacher's logits (N, C) on the CPU, and which of these it has a say about, (N,) bool; None where about all."""
+    answers = [teacher.answer(move(batch, device)) for batch in batches]
+    logits = torch.cat([one.logits.float().cpu() for one in answers if isinstance(one.logits, Tensor)])
+    if all(one.counts is None for one in answers):
+        return logits, None
+    whole = [torch.ones(len(one.logits), dtype=torch.bool) for one in answers if isinstance(one.logits, Tensor)]
+    return logits, torch.cat(
+        [all_ if one.counts is None else one.counts.cpu() for one, all_ in zip(answers, whole, strict=True)]
+    )
 
 
 def validation_scores(logits: Tensor, targets: Tensor) -> dict[str, float]:

@@ -12,7 +12,7 @@ from tutelage.export.artifacts import (
     format_of,
     open_artifact,
 )
-from tutelage.export.facts import Facts, Runner
+from tutelage.export.facts import Facts, Inputs, Runner, example_inputs
 from tutelage.export.parity import Parity
 from tutelage.export.speaking import RunnerModule
 
@@ -21,10 +21,12 @@ __all__ = [
     "Artifact",
     "Facts",
     "Format",
+    "Inputs",
     "Parity",
     "Runner",
     "RunnerModule",
     "check_formats",
+    "example_inputs",
     "export_model",
     "format_of",
     "open_artifact",

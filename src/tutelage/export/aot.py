@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tutelage.errors import DamagedError, ModelError
-from tutelage.export.facts import KEY, Facts
+from tutelage.export.facts import KEY, Facts, Inputs
 from tutelage.export.onnx import quiet
 from tutelage.models import fold_batchnorm
 
@@ -41,7 +41,7 @@ class AotRunner:
         self.facts = Facts.from_text(bytes.fromhex(told).decode(), str(path))
         self._threads = threads
 
-    def __call__(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    def __call__(self, inputs: Inputs) -> NDArray[np.float32]:
         if self._threads is not None and self._threads != torch.get_num_threads():
             torch.set_num_threads(self._threads)
         parts = torch.split(torch.from_numpy(np.ascontiguousarray(inputs)), _LARGEST)

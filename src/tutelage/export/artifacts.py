@@ -118,7 +118,7 @@ def export_model(
     """Write a model in a format, load the file, and keep it if it answers as the model does.
 
     Args:
-        module: maps (B, …) in [0, 1] to logits (B, C).
+        module: maps (B, …) in [0, 1], or int64 tokens (B, L), to logits (B, C).
         facts: what travels inside.
         path: of the file; one that is there is replaced when the new one is found good.
         how: a key of `FORMATS`.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
-from collections.abc import Mapping
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, Self, final
 
@@ -12,10 +14,15 @@ from numpy.typing import NDArray
 
 from tutelage.errors import DamagedError
 
-__all__ = ["KEY", "Facts", "Runner"]
+__all__ = ["KEY", "Facts", "Inputs", "Runner", "example_inputs"]
+
+# What a model reads: (B, …) float32, or int64 tokens.
+Inputs = NDArray[np.float32] | NDArray[np.int64]
 
 KEY = "tutelage"  # under which formats with a place for remarks keep them
 _FORMAT = "tutelage.artifact/1"
+_MOST = 1 << 26  # bytes of a tokenizer
+_SCALED = frozenset({"table", "sound", "waveform"})  # around 0, where other numbers lie in [0, 1]
 
 
 @final
@@ -33,6 +40,7 @@ class Facts:
         name: of the model, for whoever looks at the file.
         head: the last layer of a teacher that it ends in, as `models.reuse` describes it; None where it has its own.
         encoding: what makes its input of text, a table or a sound, as `data.encoders` describes it; None of images.
+        smaller: the steps by which the plain net gets the shapes of one that was cut, as `compress.rebuilt` reads them.
     """
 
     classes: tuple[str, ...]
@@ -44,6 +52,16 @@ class Facts:
     name: str = ""
     head: Mapping[str, Any] | None = None
     encoding: Mapping[str, Any] | None = None
+    smaller: Sequence[Mapping[str, Any]] | None = None
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens there are; 0 where it reads none."""
+        return int((self.encoding or {}).get("vocabulary", 0))
+
+    def example(self, rows: int = 1, *, seed: int = 0) -> Inputs:
+        """Made-up inputs (rows, *input_shape) of the kind that it reads, always the same."""
+        return example_inputs(self.input_shape, self.encoding, rows, seed=seed)
 
     @property
     def preprocessing(self) -> str:
@@ -62,8 +80,8 @@ class Facts:
 
     def to_text(self) -> str:
         """As JSON, with what a program in another language needs to know."""
-        return json.dumps({"format": _FORMAT, **asdict(self), "input": "input", "output": "logits",
-                           "preprocessing": self.preprocessing})  # fmt: skip
+        return json.dumps({"format": _FORMAT, **asdict(self), "encoding": _packed(self.encoding), "input": "input",
+                           "output": "logits", "preprocessing": self.preprocessing})  # fmt: skip
 
     @classmethod
     def from_text(cls, text: str, where: str) -> Self:
@@ -79,9 +97,9 @@ class Facts:
             return cls(
                 tuple(map(str, told["classes"])), tuple(map(int, told["input_shape"])), told["model"], told["args"],
                 tuple(map(float, told["mean"])), tuple(map(float, told["std"])), str(told["name"]), told["head"],
-                told.get("encoding"),
+                _unpacked(told.get("encoding")), told.get("smaller"),
             )  # fmt: skip
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, zlib.error) as error:
             raise DamagedError(f"{where} does not say what goes in and what comes out", given=repr(error)) from error
 
 
@@ -90,6 +108,47 @@ class Runner(Protocol):
 
     facts: Facts
 
-    def __call__(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(B, *input_shape) in [0, 1] → logits (B, C), for any B ≥ 1."""
+    def __call__(self, inputs: Inputs) -> NDArray[np.float32]:
+        """(B, *input_shape) in [0, 1], or int64 tokens → logits (B, C), for any B ≥ 1."""
         ...
+
+
+def example_inputs(shape: Sequence[int], encoding: Mapping[str, Any] | None, rows: int, *, seed: int = 0) -> Inputs:
+    """Made-up inputs (rows, *shape) as an encoding would make them, for timing and trying; always the same.
+
+    Tokens are whole numbers from 1 below the vocabulary, without padding; other numbers lie in [0, 1], or around 0
+    where the encoding scales them so.
+    """
+    generator, told = np.random.default_rng(seed), encoding or {}
+    if vocabulary := int(told.get("vocabulary", 0)):
+        return generator.integers(1, vocabulary, size=(rows, *shape))
+    if told.get("kind") in _SCALED:
+        return generator.standard_normal((rows, *shape), dtype=np.float32)
+    return generator.random((rows, *shape), dtype=np.float32)
+
+
+def _packed(encoding: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """With its tokenizer, which may be as large as a small student, compressed: {"zlib": base64 of it in UTF-8}."""
+    if encoding is None:
+        return None
+    told = dict(encoding)
+    if isinstance(told.get("tokenizer"), str):
+        data = zlib.compress(told["tokenizer"].encode(), 9)
+        told["tokenizer"] = {"zlib": base64.b64encode(data).decode()}
+    return told
+
+
+def _unpacked(encoding: Any) -> dict[str, Any] | None:
+    if encoding is None:
+        return None
+    told = dict(encoding)
+    if int(told.get("vocabulary", 0)) < 0 or not isinstance(told.get("kind"), str):
+        raise ValueError("encoding")
+    if isinstance(told.get("tokenizer"), dict):
+        data = base64.b64decode(told["tokenizer"]["zlib"], validate=True)
+        unpacker = zlib.decompressobj()
+        text = unpacker.decompress(data, _MOST)  # a file of a few bytes may hold endless ones
+        if not unpacker.eof:
+            raise ValueError("the tokenizer is not whole, or too large")
+        told["tokenizer"] = text.decode()
+    return told

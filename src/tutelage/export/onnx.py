@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tutelage.errors import DamagedError, MissingExtraError, ModelError
-from tutelage.export.facts import KEY, Facts
+from tutelage.export.facts import KEY, Facts, Inputs
 from tutelage.models import fold_batchnorm
 
 __all__ = ["OnnxRunner", "open_onnx", "quiet", "write_int8", "write_onnx"]
@@ -51,7 +51,7 @@ class OnnxRunner:
         self.facts = Facts.from_text(text, str(path))
         self._input = self._session.get_inputs()[0].name
 
-    def __call__(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    def __call__(self, inputs: Inputs) -> NDArray[np.float32]:
         found: NDArray[np.float32] = self._session.run(None, {self._input: np.ascontiguousarray(inputs)})[0]
         return found
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tutelage.errors import DamagedError, MissingExtraError, ModelError
-from tutelage.export.facts import KEY, Facts
+from tutelage.export.facts import KEY, Facts, Inputs
 from tutelage.export.onnx import quiet
 from tutelage.models import fold_batchnorm
 
@@ -52,7 +52,7 @@ class OpenVinoRunner:
             ) from error
         self.facts = Facts.from_text(told.decode("utf-8", "replace"), str(path))
 
-    def __call__(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    def __call__(self, inputs: Inputs) -> NDArray[np.float32]:
         # A copy, since the runtime writes the next answer into the same memory.
         found: NDArray[np.float32] = np.array(self._model([np.ascontiguousarray(inputs)])[0])
         return found

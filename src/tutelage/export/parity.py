@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tutelage.errors import GateError
-from tutelage.export.facts import Runner
+from tutelage.export.facts import Inputs, Runner
 
 __all__ = ["BATCHES", "LEAST", "Parity", "compare", "gate"]
 
@@ -69,7 +69,7 @@ def compare(model: nn.Module, runner: Runner, inputs: Tensor, targets: Tensor | 
     Args:
         model: maps (B, …) to logits (B, C); asked in eval mode, in one batch size only, since it is the reference.
         runner: the file.
-        inputs: (N, …) float32 in [0, 1].
+        inputs: (N, …) float32 in [0, 1], or int64 tokens.
         targets: (N,) labels.
     """
     was_training = model.training
@@ -124,7 +124,7 @@ def gate(parity: Parity, *, exact: bool, max_drop: float | None = None, what: st
         )  # fmt: skip
 
 
-def _asked(runner: Runner, inputs: NDArray[np.float32], size: int) -> NDArray[np.float64]:
+def _asked(runner: Runner, inputs: Inputs, size: int) -> NDArray[np.float64]:
     parts = [runner(inputs[start : start + size]) for start in range(0, len(inputs), size)]
     return np.concatenate(parts).astype(np.float64)
 

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from tutelage.compress import rebuilt
 from tutelage.errors import DamagedError, ModelError
-from tutelage.export.facts import KEY, Facts
+from tutelage.export.facts import KEY, Facts, Inputs
 from tutelage.files import write_bytes
 from tutelage.models import ModelSpec, build, load_weights
 from tutelage.models.reuse import HeadFacts, with_head
@@ -31,14 +32,15 @@ class PlainRunner:
         self._module: nn.Module = build(
             ModelSpec(self.facts.model, dict(self.facts.args or {}), None), input_shape=self.facts.input_shape,
             classes=len(self.facts.classes), mean=list(self.facts.mean), std=list(self.facts.std),
-            vocabulary=int((self.facts.encoding or {}).get("vocabulary", 0)),
+            vocabulary=self.facts.vocabulary,
         )  # fmt: skip
         if self.facts.head is not None:
             self._module = with_head(self._module, HeadFacts.of_json(dict(self.facts.head)))
+        rebuilt(self._module, self.facts.smaller)
         load_weights(self._module, path)
         self._module.eval()
 
-    def __call__(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    def __call__(self, inputs: Inputs) -> NDArray[np.float32]:
         if self._threads is not None and self._threads != torch.get_num_threads():
             torch.set_num_threads(self._threads)
         with torch.no_grad():

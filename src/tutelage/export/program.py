@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tutelage.errors import DamagedError, ModelError
-from tutelage.export.facts import KEY, Facts
+from tutelage.export.facts import KEY, Facts, Inputs
 from tutelage.export.onnx import quiet
 from tutelage.models import fold_batchnorm
 
@@ -34,7 +34,7 @@ class ProgramRunner:
         self.facts = Facts.from_text(extra[KEY], str(path))
         self._threads = threads
 
-    def __call__(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    def __call__(self, inputs: Inputs) -> NDArray[np.float32]:
         before = torch.get_num_threads()
         if self._threads is not None and self._threads != before:
             torch.set_num_threads(self._threads)

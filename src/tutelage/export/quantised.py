@@ -14,6 +14,7 @@ from tutelage.compress.quantise import BITS, grid, is_quantised, ranges_of, row_
 from tutelage.errors import ModelError
 from tutelage.export import onnx
 from tutelage.export.facts import Facts
+from tutelage.export.narrow import narrowed
 from tutelage.models import fold_batchnorm
 
 __all__ = ["write_int8"]
@@ -33,7 +34,7 @@ def write_int8(module: nn.Module, facts: Facts, inputs: Tensor, path: Path) -> N
         MissingExtraError: onnx or onnxruntime is not installed.
     """
     if not is_quantised(module):
-        onnx.write_int8(module, facts, inputs, path)
+        onnx.write_int8(narrowed(module), facts, inputs, path)
         return
     module = copy.deepcopy(module).cpu()
     told = ranges_of(module)
@@ -47,7 +48,7 @@ def write_int8(module: nn.Module, facts: Facts, inputs: Tensor, path: Path) -> N
 
 def _shipped(module: nn.Module, told: Mapping[str, Any]) -> nn.Module:
     """The module without batch norms, whose rounded layers hold whole numbers."""
-    plain = fold_batchnorm(unquantised(module))
+    plain = narrowed(fold_batchnorm(unquantised(module)))
     rounds, bits = told["activations"] != "float", BITS[told["weights"]]
     for path, ends in told["ranges"].items():
         if rounds and ends[0] >= ends[1]:

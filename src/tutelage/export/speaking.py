@@ -22,5 +22,5 @@ class RunnerModule(nn.Module):
         self.eval()
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """(B, …) float32 on the CPU → logits (B, C)."""
+        """(B, …) float32, or int64 tokens, on the CPU → logits (B, C)."""
         return torch.from_numpy(self.runner(inputs.numpy()))

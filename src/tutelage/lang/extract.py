@@ -27,7 +27,7 @@ _ROOMS_APART = ("lang/",)
 _IGNORED_CALLS = frozenset({
     "compile", "get", "getattr", "setattr", "hasattr", "split", "replace", "startswith", "endswith", "strip", "lstrip",
     "rstrip", "removeprefix", "removesuffix", "encode", "decode", "open", "glob", "fullmatch", "match", "sub", "search",
-    "strftime", "Literal", "import_module", "version", "einsum", "TypeVar", "joinpath",
+    "strftime", "Literal", "import_module", "version", "einsum", "TypeVar", "joinpath", "execute", "executemany",
 })  # fmt: skip
 # Arguments by name that hold style, geometry or names.
 _IGNORED_KEYWORDS = frozenset({

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tutelage.errors import InputError, ModelError, TutelageError, nearest
 from tutelage.extensions import imported
-from tutelage.models import huggingface
+from tutelage.models import huggingface, kerasnet
 from tutelage.models.classifier import Classifier
 from tutelage.models.nets import NETS
 from tutelage.models.weights import load_weights
@@ -70,6 +70,10 @@ def build(
         )
         net, mean, std = loaded.net, loaded.mean or mean, loaded.std or std
         notices += loaded.notices
+    elif spec.name.startswith("keras:"):
+        # What it was trained on is inputs in [0, 1] times a number, not scaled as these data would be.
+        net, scale = kerasnet.from_file(spec.name[6:], spec.args)
+        mean, std = [0.0], [1.0 / scale]
     else:
         net = _make(spec, input_shape, classes, vocabulary, trust)
     classifier = Classifier(net, input_shape=input_shape, classes=classes, mean=mean, std=std, vocabulary=vocabulary)

@@ -1,40 +1,42 @@
-"""Image classifiers of Hugging Face transformers: from a config without weights, or a folder or hub name with them.
+"""Classifiers of Hugging Face transformers, of images, text and sounds: from a config without weights, or a folder or
+hub name with them.
 
 No code from a folder or the hub is ever run: remote code is refused, pickled weights are refused, and a config's wish
-for a kernel from the hub is not followed. The package is imported when the first such model is built, not before.
+for a kernel from the hub is not followed.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from tutelage.errors import DamagedError, InputError, MissingExtraError, ModelError, TutelageError, nearest
+from tutelage.errors import InputError, ModelError, nearest
+from tutelage.models.huggingface_package import OWN_KERNELS, Family, Wrapped, explained, family_of, quiet, words
+from tutelage.models.huggingface_text import (
+    SentenceNet,
+    TextNet,
+    Vocabulary,
+    check_tokens,
+    is_classifier,
+    text_settings,
+)
 from tutelage.models.weights import check_finite
 
 __all__ = ["HuggingFaceNet", "Pretrained", "from_type", "is_pretrained", "pretrained"]
 
-# Kernels are code: whatever a config file names, transformers chooses among its own.
-_OWN_KERNELS: dict[str, Any] = {"attn_implementation": None, "experts_implementation": None}
-
 
 @final
-class HuggingFaceNet(nn.Module):
+class HuggingFaceNet(Wrapped):
     """The logits of a transformers model, as a tensor."""
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) or (B, samples) -> (B, classes)."""
         logits: Tensor = self.model(x).logits
         return logits
 
@@ -49,27 +51,30 @@ class Pretrained:
     notices: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class _Transformers:
-    """What is used of the package."""
-
-    config: Any
-    model: Any
-    kinds: Mapping[str, Sequence[str]]  # types of image classifiers and their classes
-    common: frozenset[str]  # fields that every config has
-
-
 def is_pretrained(source: str) -> bool:
     """Whether `hf:source` names a folder or a hub repository, rather than a type of model."""
     return "/" in source or source.startswith((".", "~"))
 
 
-def from_type(kind: str, args: Mapping[str, object], *, input_shape: tuple[int, ...], classes: int) -> nn.Module:
-    """A classifier with fresh weights from a config, `args` being fields of that config."""
-    package = _transformers(kind, input_shape)
+def from_type(
+    kind: str, args: Mapping[str, object], *, input_shape: tuple[int, ...], classes: int, vocabulary: int = 0
+) -> nn.Module:
+    """A classifier with fresh weights from a config, `args` being fields of that config.
+
+    Args:
+        kind: a type of transformers, such as resnet, bert or wav2vec2.
+        input_shape: (C, H, W), (L,) of tokens, or (samples,).
+        vocabulary: how many tokens there are; 0 where inputs are none.
+
+    Raises:
+        InputError: there is no such type for such inputs, or no such field.
+        ModelError: the fields do not fit each other.
+        MissingExtraError: transformers is not installed.
+    """
+    package = family_of(kind, input_shape, vocabulary)
     if kind not in package.kinds:
         raise InputError(
-            f"`{kind}` is no image classifier of transformers",
+            f"`{kind}` is no {package.name} classifier of transformers",
             given=f"hf:{kind}",
             expected="hf:<type>, hf:/folder or hf:owner/name",
             fix=nearest(kind, package.kinds),
@@ -77,11 +82,7 @@ def from_type(kind: str, args: Mapping[str, object], *, input_shape: tuple[int, 
     # The common fields steer loading, or follow from the data; only what shapes the net is open.
     fields = {k: v for k, v in package.config.for_model(kind).to_dict().items() if k not in package.common}
     fields = {name: value for name, value in fields.items() if not name.startswith("_")}
-    settings: dict[str, object] = {}
-    if fields.pop("num_channels", None) is not None:
-        settings["num_channels"] = input_shape[0]
-    if isinstance(fields.get("image_size"), int):
-        settings["image_size"] = input_shape[1] if input_shape[1] == input_shape[2] else list(input_shape[1:])
+    settings = _settings(package, fields, input_shape, vocabulary)
     unknown = sorted(set(args) - set(fields))
     if unknown:
         raise InputError(
@@ -90,87 +91,121 @@ def from_type(kind: str, args: Mapping[str, object], *, input_shape: tuple[int, 
             fix=nearest(unknown[0], fields),
         )
     try:
-        with _quiet():
+        with quiet():
             config = package.config.for_model(kind, num_labels=classes, **{**settings, **args})
             # Where a type has several classes, transformers reads this field unasked, and fresh configs lack it.
             names = package.kinds[kind]
             config.architectures = [names if isinstance(names, str) else names[0]]
-            model = package.model.from_config(config, trust_remote_code=False, dtype=torch.float32, **_OWN_KERNELS)
+            model = package.model.from_config(config, trust_remote_code=False, dtype=torch.float32, **OWN_KERNELS)
     except Exception as error:
         # The configs check some of their fields; the models meet the rest as errors of any class.
         raise ModelError(
-            f"transformers cannot build hf:{kind}: {_words(error)}",
+            f"transformers cannot build hf:{kind}: {words(error)}",
             given=", ".join(f"{name}={value!r}" for name, value in args.items()) or "no arguments",
         ) from error
-    return HuggingFaceNet(model)
+    return TextNet(model, Vocabulary()) if package.name == "text" else HuggingFaceNet(model)
 
 
-def pretrained(source: str, args: Mapping[str, object], *, input_shape: tuple[int, ...], classes: int) -> Pretrained:
+def _settings(
+    package: Family, fields: dict[str, object], input_shape: tuple[int, ...], vocabulary: int
+) -> dict[str, object]:
+    """What of a config follows from the data; what nobody may say otherwise is taken out of its fields."""
+    settings: dict[str, object] = {}
+    if package.name == "text":
+        settings = text_settings(fields, input_shape[0], vocabulary)
+        for name in ("vocab_size", "pad_token_id"):
+            fields.pop(name, None)
+    if package.name == "image":
+        if fields.pop("num_channels", None) is not None:
+            settings["num_channels"] = input_shape[0]
+        if isinstance(fields.get("image_size"), int):
+            settings["image_size"] = input_shape[1] if input_shape[1] == input_shape[2] else list(input_shape[1:])
+    if "apply_spec_augment" in fields:  # it draws from a generator that no seed of a run reaches
+        settings["apply_spec_augment"] = False
+    return settings
+
+
+def pretrained(
+    source: str, args: Mapping[str, object], *, input_shape: tuple[int, ...], classes: int, vocabulary: int = 0
+) -> Pretrained:
     """A classifier with its weights, from a folder or from the hub.
 
-    The one argument is `new_head`: put a fresh last layer with as many outputs as the data has classes.
+    Args:
+        source: a folder, or owner/name of the hub.
+        args: `new_head`: put a fresh last layer with as many outputs as the data has classes; a text encoder without a
+            head gets the mean of its last states and a linear layer. `freeze`: only that new layer learns.
+        input_shape: (C, H, W), (L,) of tokens, or (samples,).
+        vocabulary: how many tokens there are; 0 where inputs are none.
+
+    Raises:
+        InputError: another argument.
+        ModelError: the weights are not complete, or do not fit the data.
+        DamagedError: a file that is not what it says.
+        MissingExtraError: transformers is not installed.
     """
-    package = _transformers(source, input_shape)
-    new_head = _new_head(source, args)
+    package = family_of(source, input_shape, vocabulary)
+    new_head, freeze = _flags(source, args)
     local = source.startswith(("/", ".", "~")) or Path(source).is_dir()
     place = str(Path(source).expanduser()) if local else source
     if local and not Path(place).is_dir():
         raise ModelError(f"there is no folder {place}", expected="a folder with config.json and model.safetensors")
     safe = {"local_files_only": local, "trust_remote_code": False}
-    with _quiet(), _explained(source, local):
+    with quiet(), explained(source, local):
         config = package.config.from_pretrained(place, **safe)
         _check_config(source, config, input_shape)
         config.return_dict = True
         if new_head:
             config.num_labels = classes
-        model, report = package.model.from_pretrained(
+        if hasattr(config, "apply_spec_augment"):
+            config.apply_spec_augment = False  # as of a fresh one
+        told = _vocabulary(place, local, config) if package.name == "text" else None
+        encoder = told is not None and new_head and not is_classifier(config)
+        if told is not None:
+            config.pad_token_id = told.padding
+        model, report = (package.body if encoder else package.model).from_pretrained(
             place,
             config=config,
             use_safetensors=True,
             ignore_mismatched_sizes=new_head,
             output_loading_info=True,
             dtype=torch.float32,
-            **_OWN_KERNELS,
+            **OWN_KERNELS,
             **safe,
         )
-        mean, std = _scaling(place, local)
-    notices = _fresh_layers(source, report, new_head)
+        mean, std = _scaling(place, local) if package.name == "image" else (None, None)
+    net: Wrapped
+    if told is None:
+        net = HuggingFaceNet(model)
+    else:
+        check_tokens(source, model, told, length=input_shape[0], vocabulary=vocabulary)
+        net = SentenceNet(model, told, config.hidden_size, classes) if encoder else TextNet(model, told)
+    notices = _fresh_layers(source, report, new_head, "pooler." if encoder else None)
     check_finite(place, model.state_dict())
+    if freeze:
+        net.freeze()
     if mean is not None:
         notices.append(f"{source} declares how its inputs are scaled, and that is used: mean {mean}, std {std}")
-    return Pretrained(HuggingFaceNet(model), mean, std, notices)
+    return Pretrained(net, mean, std, notices)
 
 
-def _transformers(source: str, input_shape: tuple[int, ...]) -> _Transformers:
-    try:
-        from transformers import AutoConfig, AutoModelForImageClassification, PretrainedConfig
-        from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES as KINDS
-    except ImportError as error:
-        raise MissingExtraError("transformers", "hf", purpose=f"the model hf:{source}") from error
-    if len(input_shape) != 3:
-        raise ModelError(
-            f"hf:{source} reads images",
-            given=f"examples of shape {input_shape}",
-            expected="(channels, height, width)",
-        )
-    return _Transformers(AutoConfig, AutoModelForImageClassification, KINDS, frozenset(PretrainedConfig().to_dict()))
-
-
-def _new_head(source: str, args: Mapping[str, object]) -> bool:
-    unknown = sorted(set(args) - {"new_head"})
-    value = args.get("new_head", False)
-    if unknown or not isinstance(value, bool):
+def _flags(source: str, args: Mapping[str, object]) -> tuple[bool, bool]:
+    unknown = sorted(set(args) - {"new_head", "freeze"})
+    new_head, freeze = args.get("new_head", False), args.get("freeze", False)
+    if unknown or not isinstance(new_head, bool) or not isinstance(freeze, bool):
+        given = unknown[0] if unknown else ", ".join(f"{name}={value!r}" for name, value in args.items())
         raise InputError(
-            f"hf:{source} comes with its own config and takes one argument",
-            given=unknown[0] if unknown else f"new_head={value!r}",
-            expected="new_head: true or false",
+            f"hf:{source} comes with its own config and takes two arguments",
+            given=given,
+            expected="new_head: true or false; freeze: true or false",
         )
-    return value
+    if freeze and not new_head:
+        raise InputError(f"nothing of hf:{source} would learn", given="freeze: true", fix="add new_head: true")
+    return new_head, freeze
 
 
 def _check_config(source: str, config: Any, input_shape: tuple[int, ...]) -> None:
     channels = getattr(config, "num_channels", input_shape[0])
-    if channels != input_shape[0]:
+    if len(input_shape) == 3 and channels != input_shape[0]:
         raise ModelError(
             f"hf:{source} reads images of {channels} channels, the data has {input_shape[0]}",
             fix=f"load the data with channels: {channels}",
@@ -179,15 +214,30 @@ def _check_config(source: str, config: Any, input_shape: tuple[int, ...]) -> Non
         raise ModelError(f"hf:{source} is quantised", fix="use the repository with the full weights")
 
 
-def _scaling(place: str, local: bool) -> tuple[list[float] | None, list[float] | None]:
-    """Mean and deviation for inputs in [0, 1] from the model's preprocessor file, where there is one."""
+def _beside(place: str, name: str, local: bool) -> Path | None:
+    """A file beside the weights, in a folder or the hub's cache; None where there is none."""
     from transformers.utils.hub import cached_file
 
     try:
-        path = cached_file(place, "preprocessor_config.json", local_files_only=local)
+        return Path(str(cached_file(place, name, local_files_only=local)))
     except OSError:
+        return None
+
+
+def _vocabulary(place: str, local: bool, config: Any) -> Vocabulary:
+    if local:
+        return Vocabulary.of_folder(Path(place), config)
+    _beside(place, "tokenizer_config.json", local)
+    tokenizer = _beside(place, "tokenizer.json", local)
+    return Vocabulary.of_folder(None if tokenizer is None else tokenizer.parent, config)
+
+
+def _scaling(place: str, local: bool) -> tuple[list[float] | None, list[float] | None]:
+    """Mean and deviation for inputs in [0, 1] from the model's preprocessor file, where there is one."""
+    path = _beside(place, "preprocessor_config.json", local)
+    if path is None:
         return None, None
-    settings = json.loads(Path(str(path)).read_text(encoding="utf-8"))
+    settings = json.loads(path.read_text(encoding="utf-8"))
     # The file speaks of bytes times a factor; tutelage's inputs are bytes / 255 already.
     scale = 255.0 * settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 255.0
     if not settings.get("do_normalize", True):
@@ -197,58 +247,16 @@ def _scaling(place: str, local: bool) -> tuple[list[float] | None, list[float] |
     return [round(m / scale, 9) for m in settings["image_mean"]], [round(s / scale, 9) for s in settings["image_std"]]
 
 
-def _fresh_layers(source: str, report: Mapping[str, Any], new_head: bool) -> list[str]:
+def _fresh_layers(source: str, report: Mapping[str, Any], new_head: bool, unheard: str | None) -> list[str]:
     """What the weights did not fill: a new last layer where one was asked for, else an error."""
     names = {*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])}
+    names = {name for name in names if unheard is None or not name.startswith(unheard)}
     fresh = sorted(name for name in names if not name.endswith("num_batches_tracked"))  # a count that nothing reads
     if fresh and not (new_head and len(fresh) <= 2):
         raise ModelError(
             f"the weights of hf:{source} are not complete: {len(fresh)} tensors missing",
             given=", ".join(fresh[:5]),
-            fix="use a trained image classifier, or add new_head: true to the arguments to train a new last layer",
+            fix="use a trained classifier, or add new_head: true to the arguments to train a new last layer",
         )
+    fresh += ["head.weight", "head.bias"] if unheard else []
     return [f"{', '.join(fresh)} of {source} are new and not trained yet"] if fresh else []
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the package's progress bars and advice, and with its settings as they were afterwards."""
-    from transformers.utils import logging as package_log
-
-    logging: Any = package_log
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-
-
-@contextlib.contextmanager
-def _explained(source: str, local: bool) -> Iterator[None]:
-    try:
-        yield
-    except TutelageError:
-        raise
-    except SafetensorError as error:
-        raise DamagedError(
-            f"the weights in {source} cannot be read: {error}", fix="copy or download the folder again"
-        ) from error
-    except Exception as error:
-        remote = "trust_remote_code" in str(error) or "custom code" in str(error)
-        fix = (
-            "code from a model folder is never run; build it in a function of yours and name package.module:function"
-            if remote
-            else "the folder needs config.json and model.safetensors, as save_pretrained writes them"
-            if local
-            else "check the name and the connection, or download the folder elsewhere and write hf:/path/to/it"
-        )
-        raise ModelError(f"transformers cannot load {source}: {_words(error)}", fix=fix) from error
-
-
-def _words(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines)[:240] if lines else type(error).__name__

@@ -4,7 +4,7 @@ They are students first: what counts is accuracy per second and per byte. One me
 batch norm and a ReLU at full resolution cost more than the convolution before them, so the convolutional nets halve the
 picture in the first convolution of a stage, not after it.
 
-Shape legend:  B batch · C channels · H, W height and width · T tokens · D features
+Shape legend:  B batch · C channels · H, W height and width · T steps or tokens · D features
 """
 
 from __future__ import annotations
@@ -13,27 +13,30 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tutelage.errors import InputError, ModelError
+from tutelage.errors import ModelError
+from tutelage.models.sizes import check_dropout, check_sizes
+from tutelage.models.textnets import Bag, Embedding, Mean, attended, is_text, last_state
 
-__all__ = ["NETS", "Cnn", "Dscnn", "Gru", "Mlp", "NetInfo", "Transformer", "parameter_count"]
+__all__ = ["NETS", "Bag", "Cnn", "Dscnn", "Gru", "Mlp", "NetInfo", "Transformer", "parameter_count"]
 
 
 @final
 class Mlp(nn.Module):
-    """`depth` hidden layers of `width`, over the flattened input of any shape."""
+    """`depth` hidden layers of `width`, over the flattened input of any shape; with `depth` 0 it is a linear model."""
 
     def __init__(
         self, input_shape: tuple[int, ...], classes: int, *, width: int = 64, depth: int = 2, dropout: float = 0.0
     ) -> None:
         super().__init__()
-        _check_sizes(width=width, depth=depth)
-        _check_dropout(dropout)
+        check_sizes(width=width)
+        check_sizes(0, depth=depth)
+        check_dropout(dropout)
         layers: list[nn.Module] = [nn.Flatten()]
         features = math.prod(input_shape)
         for _ in range(depth):
@@ -60,8 +63,8 @@ class Cnn(nn.Module):
     ) -> None:
         super().__init__()
         channels, side = _picture("cnn", input_shape)
-        _check_sizes(width=width, depth=depth)
-        _check_dropout(dropout)
+        check_sizes(width=width, depth=depth)
+        check_dropout(dropout)
         self.stages = nn.Sequential()
         for out in _stage_widths(width, depth):
             stride, side = _halve(side)
@@ -88,8 +91,8 @@ class Dscnn(nn.Module):
     ) -> None:
         super().__init__()
         channels, side = _picture("dscnn", input_shape)
-        _check_sizes(width=width, depth=depth)
-        _check_dropout(dropout)
+        check_sizes(width=width, depth=depth)
+        check_dropout(dropout)
         stride, side = _halve(side)
         self.stem = nn.Sequential(*_convolution(channels, width, stride=stride))
         self.stages = nn.Sequential()
@@ -108,16 +111,29 @@ class Dscnn(nn.Module):
 
 @final
 class Gru(nn.Module):
-    """`depth` recurrent layers of `width` over time steps; of a picture, its rows from top to bottom."""
+    """`depth` recurrent layers of `width` over time steps or tokens; of a picture, its rows from top to bottom."""
 
     def __init__(
-        self, input_shape: tuple[int, ...], classes: int, *, width: int = 64, depth: int = 1, dropout: float = 0.0
+        self,
+        input_shape: tuple[int, ...],
+        classes: int,
+        *,
+        vocabulary: int = 0,
+        width: int = 64,
+        depth: int = 1,
+        rank: int = 0,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        _check_sizes(width=width, depth=depth)
-        _check_dropout(dropout)
-        self.picture = _is_picture("gru", input_shape)
-        features = input_shape[0] * input_shape[2] if self.picture else input_shape[1]
+        check_sizes(width=width, depth=depth)
+        check_dropout(dropout)
+        self.text = is_text("gru", input_shape, vocabulary, rank)
+        self.picture = not self.text and _is_picture("gru", input_shape)
+        if self.text:
+            features = width
+            self.embed = Embedding(vocabulary, width, rank)
+        else:
+            features = input_shape[0] * input_shape[2] if self.picture else input_shape[1]
         # Between layers only: torch warns about dropout after a single one.
         between = dropout if depth > 1 else 0.0
         self.recurrent = nn.GRU(features, width, num_layers=depth, batch_first=True, dropout=between)
@@ -125,10 +141,13 @@ class Gru(nn.Module):
         self.head = nn.Linear(width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        steps = x
         if self.picture:
-            x = x.transpose(1, 2).flatten(2)  # (B, C, H, W) -> (B, H, C·W)
-        states, _ = self.recurrent(x)
-        logits: Tensor = self.head(self.dropout(states[:, -1]))
+            steps = x.transpose(1, 2).flatten(2)  # (B, C, H, W) -> (B, H, C·W)
+        elif self.text:
+            steps = self.embed(x)
+        states, _ = self.recurrent(steps)
+        logits: Tensor = self.head(self.dropout(last_state(states, x) if self.text else states[:, -1]))
         return logits
 
 
@@ -146,33 +165,47 @@ class _Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         mixed = self.query_key_value(self.norm_attention(x)).unflatten(2, (3, self.heads, -1))  # (B, T, 3, heads, D)
         query, key, value = mixed.permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-        x = x + self.dropout(self.joined(attended))
+        seen = None if mask is None else mask[:, None, None]
+        heard = F.scaled_dot_product_attention(query, key, value, attn_mask=seen).transpose(1, 2).flatten(2)
+        x = x + self.dropout(self.joined(heard))
         added: Tensor = x + self.dropout(self.mlp(self.norm_mlp(x)))
         return added
 
 
 @final
+class _Blocks(nn.Sequential):
+    """Blocks in a row, all of which look only where the mask (B, T) says."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        for block in self:
+            x = block(x, mask)
+        return x
+
+
+@final
 class Transformer(nn.Module):
-    """`depth` self-attention blocks over tokens with learned positions; of a picture, patches of `patch`² pixels."""
+    """`depth` self-attention blocks over steps or tokens with learned positions; of a picture, patches of `patch`²
+    pixels."""
 
     def __init__(
         self,
         input_shape: tuple[int, ...],
         classes: int,
         *,
+        vocabulary: int = 0,
         width: int = 48,
         depth: int = 3,
         heads: int = 4,
         patch: int = 4,
+        rank: int = 0,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        _check_sizes(width=width, depth=depth, heads=heads, patch=patch)
-        _check_dropout(dropout)
+        check_sizes(width=width, depth=depth, heads=heads, patch=patch)
+        check_dropout(dropout)
         if width % heads:
             raise ModelError(
                 "the heads of a transformer share its width evenly",
@@ -180,24 +213,30 @@ class Transformer(nn.Module):
                 expected=f"a width that {heads} divides",
                 fix=f"width={-(-width // heads) * heads}",
             )
-        self.picture = _is_picture("transformer", input_shape)
-        self.embed: nn.Conv2d | nn.Linear
+        self.text = is_text("transformer", input_shape, vocabulary, rank)
+        self.picture = not self.text and _is_picture("transformer", input_shape)
+        self.embed: nn.Conv2d | nn.Linear | Embedding
         if self.picture:
             tokens = _patches(input_shape, patch)
             self.embed = nn.Conv2d(input_shape[0], width, patch, stride=patch)
         else:
             tokens = input_shape[0]
-            self.embed = nn.Linear(input_shape[1], width)
+            self.embed = Embedding(vocabulary, width, rank) if self.text else nn.Linear(input_shape[1], width)
         self.positions = nn.Parameter(0.02 * torch.randn(tokens, width))
-        self.blocks = nn.Sequential(*(_Block(width, heads, dropout) for _ in range(depth)))
+        self.blocks = _Blocks(*(_Block(width, heads, dropout) for _ in range(depth)))
         self.norm = nn.LayerNorm(width)
+        self.pool = Mean()
         self.head = nn.Linear(width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.embed(x)
         if self.picture:
             tokens = tokens.flatten(2).transpose(1, 2)  # (B, D, H', W') -> (B, T, D)
-        logits: Tensor = self.head(self.norm(self.blocks(tokens + self.positions)).mean(1))
+        # A text may be shorter than the longest one: what stands behind it is left out in any case.
+        positions = self.positions[: x.shape[1]] if self.text else self.positions
+        mask = attended(x) if self.text else None
+        states = self.norm(self.blocks(tokens + positions, mask))
+        logits: Tensor = self.head(self.pool(states, mask))
         return logits
 
 
@@ -205,26 +244,54 @@ class Transformer(nn.Module):
 class NetInfo:
     """What a listing says about a net."""
 
-    make: Callable[
-        ..., nn.Module
-    ]  # (input_shape, classes, **args) -> a net that maps (B, *input_shape) to (B, classes)
+    net: Callable[..., nn.Module]
     line: str
     reads: str
-    parameters: int  # with default args, for 1×28×28 pictures and 10 classes
+    parameters: (
+        int  # with default args and 10 classes, for 1×28×28 pictures, or 64 of 8,000 tokens where it reads no other
+    )
+
+    def make(self, input_shape: tuple[int, ...], classes: int, **args: Any) -> nn.Module:
+        """A net that maps (B, *input_shape) to (B, classes), or tokens (B, L) where `vocabulary` counts them.
+
+        Raises:
+            InputError: an argument that cannot be.
+            ModelError: the net does not read such examples.
+        """
+        if "vocabulary" in args and not self.tokens:
+            able = ", ".join(name for name, info in NETS.items() if info.tokens)
+            raise ModelError(
+                f"`{self.net.__name__.lower()}` reads no tokens", given=f"rows of {input_shape[0]} tokens",
+                expected=f"one of {able}; hf:<type> of a text model",
+                fix="name one of these, or make the view of `words` in place of `tokens`",
+            )  # fmt: skip
+        return self.net(input_shape, classes, **args)
+
+    @property
+    def tokens(self) -> bool:
+        """Whether it reads tokens, being told how many there are."""
+        return "vocabulary" in inspect.signature(self.net).parameters
 
     @property
     def args(self) -> Mapping[str, int | float]:
         """Its arguments and their defaults, read from the constructor so that no list can go stale."""
-        parameters = inspect.signature(self.make).parameters.values()
-        return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+        parameters = inspect.signature(self.net).parameters.values()
+        found = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+        found.pop("vocabulary", None)  # which follows from the data
+        return found
 
 
 NETS: dict[str, NetInfo] = {
+    "bag": NetInfo(
+        Bag, "the mean over tokens, then fully connected layers: fast, and linear with depth 0", "tokens", 516_810
+    ),
     "cnn": NetInfo(Cnn, "convolutions with batch norm: the best accuracy per CPU second", "images", 27_834),
     "dscnn": NetInfo(Dscnn, "depthwise separable convolutions: the fewest parameters", "images", 16_938),
-    "gru": NetInfo(Gru, "a recurrent net over time steps or image rows", "sequences, images", 18_698),
-    "mlp": NetInfo(Mlp, "fully connected layers over the flattened input", "anything", 55_050),
-    "transformer": NetInfo(Transformer, "self-attention over tokens or image patches", "sequences, images", 60_634),
+    "gru": NetInfo(Gru, "a recurrent net over time steps, tokens or image rows", "sequences, tokens, images", 18_698),
+    "mlp": NetInfo(Mlp, "fully connected layers over the flattened input", "anything but tokens", 55_050),
+    "transformer": NetInfo(
+        Transformer, "self-attention over steps, tokens or image patches", "sequences, tokens, images", 60_634
+    ),
 }
 
 
@@ -294,14 +361,3 @@ def _patches(input_shape: tuple[int, ...], patch: int) -> int:
             fix=f"patch={min(sizes, key=lambda size: abs(size - patch), default=1)}",
         )
     return (height // patch) * (width // patch)
-
-
-def _check_sizes(**sizes: int) -> None:
-    for name, value in sizes.items():
-        if value < 1:
-            raise InputError(f"`{name}` is too small", given=f"{name}={value}", expected="a whole number from 1")
-
-
-def _check_dropout(dropout: float) -> None:
-    if not 0.0 <= dropout < 1.0:
-        raise InputError("`dropout` is a share of units", given=f"dropout={dropout}", expected="a number in [0, 1)")

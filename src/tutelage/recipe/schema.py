@@ -59,13 +59,19 @@ RESUMABLE = frozenset(
         "report.bootstrap",
         "report.latency",
         "report.trackers",
+        # How an address is asked, and what that may cost, not what it answers.
+        *(
+            f"teacher.args.{key}"
+            for key in ("budget", "price", "in_flight", "timeout", "deadline", "retries", "key_env", "key_header")
+        ),
     }
 )
 
 
 def resumable(key: str) -> bool:
     """Whether a run may go on where this dotted key has changed."""
-    return re.sub(r"^(report\.attack)\..*", r"\1", re.sub(r"^teachers\.[^.]+\.", "teacher.", key)) in RESUMABLE
+    one = re.sub(r"^teachers\.[^.]+\.", "teacher.", key)
+    return re.sub(r"^(report\.attack|teacher\.args\.(?:budget|price))\..*", r"\1", one) in RESUMABLE
 
 
 class Store(Section):

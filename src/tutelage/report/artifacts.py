@@ -16,7 +16,7 @@ from tutelage.report.tables import table
 Report = Mapping[str, Any]
 
 _ONNX = """\
-{before}import json{after}
+import {before}json{after}
 
 import numpy as np
 import onnxruntime
@@ -28,7 +28,7 @@ logits = session.run(None, {{"input": x}})[0]  # (B, classes), for any B
 print([facts["classes"][best] for best in logits.argmax(-1)])
 """
 _PROGRAM = """\
-{before}import json{after}
+import {before}json{after}
 
 import numpy as np
 import torch
@@ -169,7 +169,7 @@ def snippet(row: Report) -> str:
     imports, inputs = _inputs(row)
     packed = "base64" in inputs
     found = SNIPPETS.get(row["format"], _OTHER)
-    before, after = ("import base64\n", "\nimport zlib") if packed else ("", "")
+    before, after = ("base64\nimport ", "\nimport zlib") if packed else ("", "")
     return found.format(file=quoted, imports=imports, inputs=inputs, before=before, after=after)
 
 

@@ -295,7 +295,9 @@ def _forgotten(report: Report, count: int) -> Safe | None:
 
 def _forgotten_title(report: Report, count: int) -> str:
     shown = len(report["pictures"])
-    return f"What ‘{report['headline']}’ forgot" + (f": {shown} of {count:,}" if count > shown else "")
+    if count > shown:
+        return f"What ‘{report['headline']}’ forgot: {shown} of {count:,}"
+    return f"What ‘{report['headline']}’ forgot"
 
 
 def _confusions(report: Report) -> Safe:

@@ -159,7 +159,8 @@ def _rows(
         rows = read_rows(place)
     else:
         rows, usual = SETS[source].read(place or set_folder(source)), SETS[source].label
-    label = (None if recipe is None else recipe.data.label) or usual
+    known = [one for one in (None if recipe is None else recipe.data.label, usual) if one is not None]
+    label = next((one for one in known if one in rows.columns), known[0] if known else None)
     if label is None:
         raise InputError("nothing says which column holds the classes", given="a run that was made in Python",
                          fix="write it as a recipe, with data.label")  # fmt: skip

@@ -16,7 +16,7 @@ from torch import nn
 
 from tutelage.data import as_model_input
 from tutelage.errors import DamagedError, InputError, ModelError, TutelageError
-from tutelage.evaluation.predict import ask, predict, task_scores
+from tutelage.evaluation.predict import ask, ask_told, predict, task_scores
 from tutelage.files import cache_folder, read_json, sha256, write_json
 from tutelage.losses import cross_entropy
 from tutelage.models import load_weights, save_weights, state_digest
@@ -114,7 +114,7 @@ def obtain_teacher(job: Job, shop: Workshop) -> TeacherInHand:
     if plan.reads:
         teacher = Reading(teacher, plan.reads)
     hand = TeacherInHand(teacher, module, file, 0.0, curve)
-    logits = ask(hand.judged, shop.plain(job.splits.val), shop.device.device)
+    logits, heard = ask_told(hand.judged, shop.plain(job.splits.val), shop.device.device)
     classes = len(job.splits.val.outputs)
     if logits.shape != (len(job.splits.val), classes):
         raise ModelError(
@@ -126,6 +126,12 @@ def obtain_teacher(job: Job, shop: Workshop) -> TeacherInHand:
     if wrong is not None:
         raise ModelError(f"the {plan.title}'s class names contradict its answers: {wrong}", fix=NAMES_FIX)
     shop.folder.tell(f"{plan.title}: {accuracy:.2%} of the validation part")
+    if heard is not None and not bool(heard.all()):
+        silent = int((~heard).sum())
+        shop.folder.tell(
+            f"{plan.title}: it has no say about {silent:,} of these {len(heard):,}, which count as answered by chance; "
+            "students learn nothing from such examples"
+        )
     return replace(hand, val_accuracy=accuracy)
 
 

@@ -26,6 +26,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tutelage.export import Runner
 from tutelage.serve.answers import answer
 from tutelage.serve.batching import Batcher
+from tutelage.serve.columns import columns_of
 from tutelage.serve.limits import Limits
 from tutelage.serve.reading import KINDS, Asked, Options, read
 from tutelage.serve.refusals import RefusedError, to_json
@@ -56,6 +57,7 @@ class Service:
     ) -> None:  # fmt: skip
         self.answered = 0
         self._runner, self._told, self._limits, self._together, self._debug = runner, told, limits, together, debug
+        self._columns = columns_of(runner.facts)
         self._start = time.monotonic()
         self._held = 0
         self._batcher: Batcher | None = None
@@ -95,7 +97,8 @@ class Service:
         facts, limits = self._runner.facts, self._limits
         return _json({
             **self._told, "classes": facts.classes, "input_shape": facts.input_shape,
-            "preprocessing": facts.preprocessing, "content_types": KINDS, "shared_calls": self._together,
+            "preprocessing": facts.preprocessing, "columns": None if self._columns is None else self._columns.kinds,
+            "vocabulary": facts.vocabulary or None, "content_types": KINDS, "shared_calls": self._together,
             "limits": {"max_batch": limits.max_batch, "max_bytes": limits.max_bytes, "timeout": limits.timeout,
                        "queue": limits.queue},
         })  # fmt: skip
@@ -119,7 +122,7 @@ class Service:
 
     async def _read(self, kind: str, request: Request) -> Asked:
         body = await self._body(request)
-        settings = kind, body, self._runner.facts.input_shape, self._limits.max_bytes
+        settings = kind, body, self._runner.facts.input_shape, self._limits.max_bytes, self._columns
         # Numbers as they are, and short JSON, are read sooner than another thread wakes up.
         if kind == "application/octet-stream" or (kind == "application/json" and _is_quick(body)):
             return read(*settings)
@@ -245,7 +248,7 @@ def _content_type(request: Request) -> str:
 
 def _is_quick(body: bytes) -> bool:
     # A key can be written with escapes as well.
-    return len(body) <= _SMALL and b'"images"' not in body and b"\\" not in body
+    return len(body) <= _SMALL and not any(sign in body for sign in (b'"images"', b'"rows"', b"\\"))
 
 
 def _too_long(given: str, limits: Limits) -> RefusedError:

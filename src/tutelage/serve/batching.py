@@ -13,7 +13,7 @@ from typing import Self, final
 import numpy as np
 from numpy.typing import NDArray
 
-from tutelage.export import Runner
+from tutelage.export import Inputs, Runner
 from tutelage.serve.limits import Limits
 from tutelage.serve.refusals import RefusedError
 
@@ -25,7 +25,7 @@ Rows = NDArray[np.float32]
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class _Asked:
-    rows: Rows
+    rows: Inputs
     answer: asyncio.Future[Rows]
 
 
@@ -90,7 +90,7 @@ class Batcher:
                 headers={"retry-after": "1"},
             )  # fmt: skip
 
-    async def ask(self, rows: Rows) -> Rows:
+    async def ask(self, rows: Inputs) -> Rows:
         """The logits (B, C) of (B, …) inputs.
 
         More rows than fit in a call wait part by part, so that others get their turn in between.
@@ -102,7 +102,7 @@ class Batcher:
         most = self._limits.max_batch
         return np.concatenate([await self._one(rows[start : start + most]) for start in range(0, len(rows), most)])
 
-    async def _one(self, rows: Rows) -> Rows:
+    async def _one(self, rows: Inputs) -> Rows:
         asked = _Asked(rows, asyncio.get_running_loop().create_future())
         self._waiting.append(asked)
         self._wake.set()

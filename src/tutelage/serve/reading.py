@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tutelage.errors import nearest
+from tutelage.export import Inputs
+from tutelage.serve.columns import Columns
 from tutelage.serve.pictures import read_pictures
 from tutelage.serve.refusals import RefusedError
 
@@ -22,7 +23,7 @@ __all__ = ["KINDS", "Asked", "Options", "read"]
 
 _JSON, _RAW, _PICTURES = "application/json", "application/octet-stream", ("image/png", "image/jpeg")
 KINDS = (_JSON, _RAW, *_PICTURES)
-_KEYS = ("inputs", "images", "ids")
+_KEYS = ("inputs", "images", "rows", "ids")
 _OPTIONS = ("logits", "top")
 _SHOWN = 60
 
@@ -33,11 +34,11 @@ class Asked:
     """What one request asks.
 
     Args:
-        rows: (B, *input_shape) float32.
+        rows: (B, *input_shape) float32, or int64 tokens.
         ids: what the client calls them, or None.
     """
 
-    rows: NDArray[np.float32]
+    rows: Inputs
     ids: list[str | int] | None = None
 
 
@@ -76,7 +77,7 @@ class Options:
         return cls(None if top is None else int(top), logits == "true")
 
 
-def read(kind: str, body: bytes, shape: tuple[int, ...], most: int) -> Asked:
+def read(kind: str, body: bytes, shape: tuple[int, ...], most: int, columns: Columns | None = None) -> Asked:
     """Rows of a body.
 
     Args:
@@ -84,30 +85,41 @@ def read(kind: str, body: bytes, shape: tuple[int, ...], most: int) -> Asked:
         body: all of it.
         shape: of one input.
         most: bytes that pictures may have together when they have the model's size.
+        columns: what the model reads by name; None where it reads pictures, or numbers that nothing made.
 
     Raises:
         RefusedError: 400 where it is not what its kind says, 413 or 422 where its numbers or pictures cannot be used.
     """
     if kind == _RAW:
-        return Asked(_checked(_raw(body, shape), shape))
+        return Asked(_checked(_raw(body, shape, _words_of(columns)), shape, columns))
     if kind in _PICTURES:
         return Asked(read_pictures([body], shape, most=most))
     told = _parsed(body)
+    rows: Inputs
     if "inputs" in told:
-        rows = _checked(_numbers(told["inputs"], shape), shape)
+        rows = _checked(_numbers(told["inputs"], shape, _words_of(columns)), shape, columns)
+    elif "rows" in told:
+        if columns is None:
+            raise RefusedError(422, "this model reads no columns", fix="send `inputs` or `images`")
+        rows = columns.read(told["rows"], most)
     else:
         rows = read_pictures(_files(told["images"]), shape, most=most)
     return Asked(rows, _ids(told["ids"], len(rows)) if "ids" in told else None)
 
 
-def _raw(body: bytes, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    size = 4 * math.prod(shape)
+def _words_of(columns: Columns | None) -> int:
+    return 0 if columns is None else columns.vocabulary
+
+
+def _raw(body: bytes, shape: tuple[int, ...], vocabulary: int = 0) -> Inputs:
+    kind, told = ("<i8", "int64") if vocabulary else ("<f4", "float32")
+    size = np.dtype(kind).itemsize * math.prod(shape)
     if not body or len(body) % size:
         raise RefusedError(
             422, "the body holds no whole number of examples", given=f"{len(body):,} bytes",
-            expected=f"a multiple of {size:,}: float32, little-endian, {_shape(shape)}",
+            expected=f"a multiple of {size:,}: {told}, little-endian, {_shape(shape)}",
         )  # fmt: skip
-    return np.frombuffer(body, "<f4").astype(np.float32).reshape(-1, *shape)
+    return np.frombuffer(body, kind).astype(told).reshape(-1, *shape)
 
 
 def _parsed(body: bytes) -> Mapping[str, Any]:
@@ -128,10 +140,12 @@ def _parsed(body: bytes) -> Mapping[str, Any]:
             )  # fmt: skip
         if key not in _KEYS:
             raise RefusedError(400, f"no key `{_short(key)}`", fix=nearest(key[:_SHOWN], _KEYS))
-    if ("inputs" in told) == ("images" in told):
+    given = [key for key in _KEYS[:3] if key in told]
+    if len(given) != 1:
         raise RefusedError(
-            400, "the JSON needs either `inputs` or `images`", given="both" if "inputs" in told else "neither",
-            expected='{"inputs": nested lists of numbers} or {"images": [base64 of PNG or JPEG files]}',
+            400, "the JSON needs either `inputs` or `images`, or `rows`", given=" and ".join(given) or "neither",
+            expected='{"inputs": nested lists of numbers}, {"images": [base64 of PNG or JPEG files]} or '
+            '{"rows": [{"column": …}]}',
         )  # fmt: skip
     return told
 
@@ -147,7 +161,7 @@ def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _numbers(nested: Any, shape: tuple[int, ...]) -> NDArray[np.float32]:
+def _numbers(nested: Any, shape: tuple[int, ...], vocabulary: int = 0) -> Inputs:
     """Nested lists as an array, level by level.
 
     NumPy would take `true` for 1 and "0.5" for 0.5, and one long text among numbers would make every cell as large.
@@ -162,14 +176,22 @@ def _numbers(nested: Any, shape: tuple[int, ...]) -> NDArray[np.float32]:
     odd = set(map(type, flat)) - {int, float}
     if list in odd:
         raise _odd_shape(nested, shape)
+    if vocabulary and not odd and float in set(map(type, flat)):
+        raise RefusedError(
+            422, "a token is no whole number", given=_short(next(one for one in flat if type(one) is float)),
+            expected=f"0 … {vocabulary - 1:,}",
+        )  # fmt: skip
     if odd:
         wrong = next(value for value in flat if type(value) in odd)
         raise RefusedError(422, "an input is no number", given=_kind(wrong), expected="numbers")
     try:
+        if vocabulary:
+            return np.array(flat, dtype=np.int64).reshape(-1, *shape)
         with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as that
             return np.array(flat, dtype=np.float64).astype(np.float32).reshape(-1, *shape)
     except OverflowError:
-        raise RefusedError(422, "an input is too large a number", expected="numbers that float32 holds") from None
+        fitting = f"0 … {vocabulary - 1:,}" if vocabulary else "numbers that float32 holds"
+        raise RefusedError(422, "an input is too large a number", expected=fitting) from None
 
 
 def _odd_shape(nested: Any, shape: tuple[int, ...]) -> RefusedError:
@@ -187,15 +209,23 @@ def _odd_shape(nested: Any, shape: tuple[int, ...]) -> RefusedError:
     )  # fmt: skip
 
 
-def _checked(rows: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Rows that a model can answer: finite, and in [0, 1] where they are pictures."""
+def _checked(rows: Inputs, shape: tuple[int, ...], columns: Columns | None) -> Inputs:
+    """Rows that a model can answer: tokens that it knows; finite numbers, and in [0, 1] where they are pictures."""
+    if vocabulary := _words_of(columns):
+        bad = (rows < 0) | (rows >= vocabulary)
+        if bad.any():
+            raise RefusedError(
+                422, "a token is not in the vocabulary", given=f"{rows[bad][0]} in example {bad.nonzero()[0][0]}",
+                expected=f"0 … {vocabulary - 1:,}, 0 behind short rows",
+            )  # fmt: skip
+        return rows
     bad = ~np.isfinite(rows)
     if bad.any():
         raise RefusedError(
             422, "an input is not finite", given=f"{rows[bad][0]} in example {bad.nonzero()[0][0]}",
             expected="finite numbers",
         )  # fmt: skip
-    if len(shape) == 3:
+    if len(shape) == 3 and columns is None:
         bad = (rows < 0) | (rows > 1)
         if bad.any():
             raise RefusedError(

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tutelage.errors import InputError, MissingExtraError, ModelError
-from tutelage.export import FORMATS, Runner, open_artifact
+from tutelage.export import FORMATS, Facts, Inputs, Runner, open_artifact
 from tutelage.files import human_bytes, sha256
 from tutelage.serve.limits import Limits
 
@@ -137,8 +138,7 @@ def _is_independent(runner: Runner) -> bool:
         ModelError: the answers have another shape than the facts say.
     """
     facts = runner.facts
-    rows = np.random.default_rng(0).random((_COMPANY, *facts.input_shape), dtype=np.float32)
-    rows *= np.linspace(0.1, 1.0, _COMPANY, dtype=np.float32).reshape(-1, *[1] * len(facts.input_shape))
+    rows = _unlike(facts)
     together = runner(rows)
     if together.shape != (_COMPANY, len(facts.classes)):
         raise ModelError(
@@ -147,6 +147,18 @@ def _is_independent(runner: Runner) -> bool:
         )  # fmt: skip
     alone = np.concatenate([runner(rows[row : row + 1]) for row in range(_COMPANY)])
     return bool(np.abs(together - alone).max() <= _ALONE * max(float(together.std()), 1e-6))
+
+
+def _unlike(facts: Facts) -> Inputs:
+    """Made-up inputs of as many kinds as can be: faint and strong ones, short and long texts."""
+    rows = facts.example(_COMPANY)
+    if facts.vocabulary:
+        lengths = np.linspace(1, facts.input_shape[0], _COMPANY).round()
+        rows[np.arange(facts.input_shape[0]) >= lengths[:, None]] = 0
+        return rows
+    strength = np.linspace(0.1, 1.0, _COMPANY, dtype=np.float32).reshape(-1, *[1] * len(facts.input_shape))
+    found: NDArray[np.float32] = (rows * strength).astype(np.float32)
+    return found
 
 
 def _bind(host: str, port: int) -> tuple[socket.socket, bool]:

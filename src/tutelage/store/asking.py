@@ -13,7 +13,7 @@ from torch import Tensor
 from tutelage.errors import ModelError
 from tutelage.store.codecs import Codec, half_of
 from tutelage.store.index import Ints
-from tutelage.store.layout import FORMAT, blocks_of
+from tutelage.store.layout import COUNTS, FORMAT, blocks_of
 from tutelage.store.plan import Question, Rows
 from tutelage.types import Batch, Outputs
 
@@ -108,4 +108,7 @@ def _ask(question: Question, ids: Ints, number: int, view: int, capture: Capture
                 fix="store them with the codec bf16 or fp32, if they are finite at all",
             )
         columns[f"feature/{place}"] = kept
+    if outputs.counts is not None:
+        # Which examples it has a say about is as much its answer as the logits are.
+        columns[COUNTS] = outputs.counts[:count].detach().to("cpu", torch.uint8)
     return columns

@@ -13,7 +13,7 @@ from torch import Tensor
 from tutelage.errors import InputError, MissingExtraError, TutelageError
 from tutelage.files import sync_folder
 from tutelage.store.codecs import codec_of
-from tutelage.store.layout import SUMS, bad_blocks
+from tutelage.store.layout import COUNTS, SUMS, bad_blocks
 from tutelage.store.places import open_manifest, open_shard
 from tutelage.store.reader import refuse_bad_blocks
 from tutelage.types import Sampled, TopK
@@ -61,6 +61,7 @@ def export(
             answers = codec.decode({n: c for n, c in columns.items() if n != SUMS}, len(identity["classes"]))
             table = {"id": columns["id"], "view": columns["view"]} | _plain(answers)
             table |= {name: value for name, value in columns.items() if name.startswith("feature/")}
+            table |= {COUNTS: columns[COUNTS].bool()} if COUNTS in columns else {}
             arrow = pa.table({name: _arrow(pa, column) for name, column in table.items()})
             arrow = arrow.replace_schema_metadata(facts)
             writer = writer or pq.ParquetWriter(temporary, arrow.schema)

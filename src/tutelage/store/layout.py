@@ -28,6 +28,7 @@ from tutelage.errors import DamagedError
 
 __all__ = [
     "BLOCK",
+    "COUNTS",
     "FORMAT",
     "KEYS",
     "KEY_BYTES",
@@ -58,6 +59,7 @@ MANIFEST, LISTING, PLAN = "manifest.json", "listing.safetensors", "plan.safetens
 KEYS = ("id", "view")
 KEY_BYTES = 16  # of both, in a row
 SUMS = "crc"
+COUNTS = "heard"  # column of teachers that do not have a say about every example
 
 
 @dataclass(frozen=True, slots=True)

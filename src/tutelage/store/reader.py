@@ -19,7 +19,7 @@ from torch import Tensor
 from tutelage.errors import DamagedError, MismatchError
 from tutelage.store.codecs import codec_of
 from tutelage.store.index import Index, Ints
-from tutelage.store.layout import BLOCK, KEYS, SUMS, Manifest, Shard, bad_blocks, rows_in_words
+from tutelage.store.layout import BLOCK, COUNTS, KEYS, SUMS, Manifest, Shard, bad_blocks, rows_in_words
 from tutelage.store.places import is_remote, open_manifest, open_shard
 from tutelage.types import Batch, Outputs
 
@@ -94,7 +94,9 @@ class StoredTeacher:
         else:
             rows = {name: column.to(self._device) for name, column in self._gather(self._index.order[places]).items()}
         logits = self._codec.decode(rows, len(self.classes))
-        return Outputs(logits, {place: rows[f"feature/{place}"] for place in self._places})
+        counts = rows.get(COUNTS)
+        features = {place: rows[f"feature/{place}"] for place in self._places}
+        return Outputs(logits, features, counts=None if counts is None else counts.bool())
 
     def fingerprint(self) -> str:
         """The key, and the sums of everything the store holds."""

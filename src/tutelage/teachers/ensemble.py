@@ -128,16 +128,20 @@ class EnsembleTeacher:
                 return Outputs(self._by_drawn(batch))
             if self.how == "random_step":
                 number = int(self.drawn(batch)[0])
-                return Outputs(self._logits(number, self.members[number].answer(batch), len(batch)))
+                answer = self.members[number].answer(batch)
+                return Outputs(self._logits(number, answer, len(batch)), counts=answer.counts)
             answers = [member.answer(batch) for member in self.members]
+            heard = [one.counts for one in answers if one.counts is not None]
+            # Where one of them has no say, nothing can be combined: neither has the ensemble.
+            counts = torch.stack(heard).all(0) if heard else None
             logits = [self._logits(number, answer, len(batch)) for number, answer in enumerate(answers)]
             kind = _common_type(logits)
             said = zip(self.names, answers, strict=True)
             features = {f"{name}.{place}": value for name, one in said for place, value in one.features.items()}
             if self.how == BY_TASK:
-                return Outputs(torch.cat([one.to(kind) for one in logits], dim=-1), features)
+                return Outputs(torch.cat([one.to(kind) for one in logits], dim=-1), features, counts=counts)
             stack = torch.stack([one.to(kind) for one in logits])
-            return Outputs(self.combined(stack, batch.target), features, members=stack)
+            return Outputs(self.combined(stack, batch.target), features, members=stack, counts=counts)
 
     def combined(self, stack: Tensor, target: Tensor | None = None) -> Tensor:
         """The members' logits as one, (M, B, C) → (B, C); not for the random forms, which ask only some of them.
@@ -197,7 +201,13 @@ class EnsembleTeacher:
         for number in sorted(set(numbers.tolist())):
             index = (numbers == number).nonzero().flatten()
             own = _some_of(batch, index.to(batch.ids.device))
-            parts.append(self._logits(number, self.members[number].answer(own), len(own)))
+            answer = self.members[number].answer(own)
+            if answer.counts is not None:
+                raise InputError(
+                    "one example each is asked of a member, and this one has no say about some of them",
+                    given=self.names[number], fix="combine by `random_step` or `mean_probabilities`",
+                )  # fmt: skip
+            parts.append(self._logits(number, answer, len(own)))
             rows.append(index)
         kind = _common_type(parts)
         together = torch.cat([part.to(kind) for part in parts])

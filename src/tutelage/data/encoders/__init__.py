@@ -69,8 +69,10 @@ def fit(spec: Mapping[str, Any], rows: Rows, where: str) -> Encoder:
 
         return _made(fit_picture, rest, where, rows, columns[0])
     if kind == "sound":
-        from tutelage.data.encoders.sound import fit_sound
+        from tutelage.data.encoders.sound import fit_sound, fit_waveform
 
+        if rest.pop("waveform", False):
+            return _made(fit_waveform, rest, where, rows, columns[0])
         return _made(fit_sound, rest, where, rows, columns[0])
     if kind == "ids":
         from tutelage.data.encoders.text import fit_ids
@@ -119,7 +121,7 @@ def encoder_of(facts: Mapping[str, Any]) -> Encoder:
 
     makers: dict[str, Callable[[Mapping[str, Any]], Encoder]] = {
         "tokens": text.tokens_of, "plain": text.plain_of, "ids": text.ids_of, "words": words.words_of,
-        "table": table.table_of, "picture": pictures.picture_of, "sound": sound.sound_of,
+        "table": table.table_of, "picture": pictures.picture_of, "sound": sound.sound_of, "waveform": sound.waveform_of,
     }  # fmt: skip
     kind = facts.get("kind")
     if kind not in makers:

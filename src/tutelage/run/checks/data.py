@@ -147,9 +147,10 @@ def _inputs(train: Examples) -> Iterator[Finding]:
             text += ": standardised already, which models here do themselves"
             yield notice("inputs", text, "images in 0 … 1 serve every model, also those that bring their own scaling")
             return
-        yield ok("inputs", f"{text}; every image shows something")
+        what = "example" if made else "image"
+        yield ok("inputs", f"{text}; every {what} shows something")
         return
-    yield from _features(rows, text)
+    yield from _features(rows, text, scaled=train.reads in train.encodings)
 
 
 def _tokens(train: Examples) -> Finding:
@@ -162,7 +163,7 @@ def _tokens(train: Examples) -> Finding:
     return ok("inputs", text)
 
 
-def _features(rows: Tensor, text: str) -> Iterator[Finding]:
+def _features(rows: Tensor, text: str, *, scaled: bool) -> Iterator[Finding]:
     """Columns of a table: one that never varies says nothing, and one that varies much more drowns the others."""
     spread = rows.double().std(0, correction=0)
     varies = spread > 1e-6 * spread.max()
@@ -171,7 +172,7 @@ def _features(rows: Tensor, text: str) -> Iterator[Finding]:
         said = f"{text}; {several(lost, 'feature')} of {rows.shape[1]:,} never vary"
         yield warning("inputs", said, "leave them out")
     ratio = float(spread[varies].max() / spread[varies].min())
-    if ratio > _UNLIKE:
+    if ratio > _UNLIKE and not scaled:  # of what an encoder scaled, rare categories vary little by their nature
         said = f"{text}; the feature that varies most does so {ratio:,.0f} times as much as the one that varies least"
         yield warning("inputs", said, "standardise each feature: models here scale all of them alike")
     elif not lost:

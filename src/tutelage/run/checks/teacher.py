@@ -85,7 +85,7 @@ def come_by(job: Job) -> tuple[KnownTeacher | None, list[Finding]]:
 def _come_by_one(job: Job) -> tuple[KnownTeacher | None, list[Finding]]:
     plan, title, found = job.teacher, job.teacher.title, list[Finding]()
     if plan.opens is not None:
-        return None, [notice(title, f"`{plan.describes}` is opened, fitted or asked when the run begins")]
+        return None, _elsewhere(job)
     assert plan.build is not None
     torch.manual_seed(plan.seed)
     try:
@@ -107,6 +107,22 @@ def _come_by_one(job: Job) -> tuple[KnownTeacher | None, list[Finding]]:
         return None, [*found, fault(title, error)]
     moved = meet_by_name(module, names_of(module, plan.weights), job.splits.train.outputs)
     return KnownTeacher(module, trained=True, moved=moved), found
+
+
+def _elsewhere(job: Job) -> list[Finding]:
+    """What can be said of a teacher that is no torch module without asking it: what asking would cost."""
+    plan, splits = job.teacher, job.splits
+    found = [notice(plan.title, f"`{plan.describes}` is opened, fitted or asked when the run begins")]
+    if plan.spec is not None and plan.spec.name.startswith("chat:"):
+        from tutelage.teachers.remote import cost_of
+
+        texts = splits.train.inputs
+        size = float((texts != 0).sum()) / len(texts) if texts.dtype == torch.uint8 else 4.0 * texts.shape[1]
+        # It is scored on validation and test as well.
+        examples = len(splits.train) + len(splits.val) + len(splits.test)
+        cost = cost_of(plan.spec.name, plan.spec.args, classes=splits.train.outputs, examples=examples, text_bytes=size)
+        found += [notice(f"cost of {plan.title}", line) for line in cost.lines()]
+    return found
 
 
 def _cached(job: Job, module: nn.Module, found: list[Finding]) -> tuple[KnownTeacher, list[Finding]]:
