@@ -1,9 +1,9 @@
 """What a teacher of one language says of another one, untranslated: the bar that a taught student has to clear.
 
-    python benchmarks/languages.py [--language it] [--features 100000]
+    python benchmarks/languages.py [--language it] [--features 50000]
 
-Fits the teacher of the recipe `cross-lingual` on the English texts of its training part, and asks it about the test part
-twice: in English, as in the recipe, and in the other language as it stands.
+Fits the teacher of the recipe `cross-lingual` on the English texts of its training part, and asks it about the test
+part twice: in English, as in the recipe, and in the other language as it stands.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tutelage.teachers.foreign import open_foreign
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--language", default="it")
-    parser.add_argument("--features", type=int, default=100_000)
+    parser.add_argument("--features", type=int, default=50_000)
     asked = parser.parse_args()
     views = {"other": {"text": f"text_{asked.language}"}, "en": {"text": "text"}}
     splits, _ = load_rows("debian", label="area", group="source", inputs=views)

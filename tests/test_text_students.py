@@ -24,6 +24,8 @@ from tutelage.compress.quantise import Quantise, quantise, watch
 from tutelage.compress.thinning import Thin
 from tutelage.data import Rows, Splits, as_model_input, from_rows
 from tutelage.data.encoders.text import fit_tokens
+from tutelage.data.sets import SETS
+from tutelage.data.sets.protocol import Set
 from tutelage.demo import prepare
 from tutelage.errors import DamagedError, InputError, ModelError
 from tutelage.export import Facts, Runner, example_inputs, export_model, open_artifact
@@ -539,6 +541,17 @@ def test_the_runs_own_rows_keep_their_parts(done: tutelage.Run, tmp_path: Path) 
     (tmp_path / "bad.csv").write_text("text,kind\nhello,net\nbye,math\n")
     with pytest.raises(InputError, match="no column `said`"):
         evaluate_run(str(done.folder), "rows", path=tmp_path / "bad.csv")
+
+
+def test_a_named_set_is_read_with_its_own_label(
+    done: tutelage.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = columns(60, 7)
+    rows = Rows("other", {"said": np.array(given["said"], dtype=object), "sort": np.array(given["kind"], dtype=object)})
+    own = Set("other", "", "", "", 0, lambda folder, tell: None, lambda folder: rows, "sort", {})
+    monkeypatch.setitem(SETS, "other", own)
+    found = evaluate_run(str(done.folder), "other", path=tmp_path)
+    assert (found.examples, found.data) == (60, "other (all)")
 
 
 def test_rows_without_a_label_are_told_of(done: tutelage.Run, tmp_path: Path) -> None:

@@ -49,7 +49,9 @@ def fold_of(splits: Splits, number: int, count: int, *, val: float, seed: int = 
 def _folds(examples: Examples, count: int, seed: int) -> NDArray[np.int64]:
     """(N,) the fold of every example, 0 … count − 1."""
     if examples.groups is not None:
-        return (mix(seed, Stream.TEST, examples.groups.numpy()) % np.uint64(count)).astype(np.int64)
+        names, own = np.unique(examples.groups.numpy(), return_inverse=True)
+        place = np.argsort(np.argsort(mix(seed, Stream.TEST, names), kind="stable"))
+        return np.asarray(place[own] % count, dtype=np.int64)
     ids, first = np.unique(examples.ids.numpy(), return_index=True)
     labels = examples.targets.numpy()[first]  # a copy with another label goes where the first one goes
     rank, chosen = mix(seed, Stream.TEST, ids), np.empty(len(ids), dtype=np.int64)

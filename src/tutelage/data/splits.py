@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tutelage.data.draws import Stream, mix, uniform
+from tutelage.data.draws import Stream, mix
 from tutelage.data.examples import Examples, listed
 from tutelage.errors import DataError, InputError
 
@@ -158,9 +158,7 @@ def _cut(
 ) -> tuple[Examples, Examples]:
     ids, targets = examples.ids.numpy(), examples.targets.numpy()
     if examples.groups is not None:
-        # Whole groups by their hash alone: which one goes where depends on no other, and on no recipe's views.
-        taken = uniform(seed, 0, examples.groups.numpy(), stream) < fraction
-        return _apart(examples, taken)
+        return _apart(examples, _whole_groups(examples.groups.numpy(), fraction, seed, stream))
     rank = mix(seed, stream, ids)
     taken = np.zeros(len(ids), dtype=bool)
     for label in range(len(examples.classes)):
@@ -169,6 +167,18 @@ def _cut(
         count = min(max(round(len(rows) * fraction), 1), max(len(rows) - leave, 0))
         taken[rows[np.argsort(rank[rows], kind="stable")[:count]]] = True
     return _apart(examples, taken)
+
+
+def _whole_groups(groups: NDArray[np.int64], fraction: float, seed: int, stream: Stream) -> NDArray[np.bool_]:
+    """Groups in the order of their hash until they hold this share of the examples; one at least, and not all."""
+    names, own, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    order = np.argsort(mix(seed, stream, names), kind="stable")
+    # A group goes with those before it if more than half of it is still within the share.
+    within = counts[order].cumsum() - counts[order] / 2 <= fraction * len(groups)
+    number = min(max(int(within.sum()), 1), len(names) - 1)
+    chosen = np.zeros(len(names), dtype=bool)
+    chosen[order[:number]] = True
+    return np.asarray(chosen[own])
 
 
 def _apart(examples: Examples, taken: NDArray[np.bool_]) -> tuple[Examples, Examples]:

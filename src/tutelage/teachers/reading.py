@@ -38,7 +38,7 @@ class Reading:
 
     def fingerprint(self) -> str:
         """A digest of the teacher's own, and of what it reads."""
-        return hashlib.sha256(f"{self.teacher.fingerprint()} reads {self.view}".encode()).hexdigest()
+        return hashlib.sha256("\n".join([self.teacher.fingerprint(), self.view]).encode()).hexdigest()
 
     def to(self, device: torch.device) -> None:
         """Answer on this device from now on."""
