@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 import tutelage
-from tutelage.compress import Prune, Rank, Shrink, plain, shrink
+from tutelage.compress import Prune, Rank, Shrink, plain, rebuilt, shrink
 from tutelage.compress.quantise import Quantise, quantise, watch
 from tutelage.compress.thinning import Thin
 from tutelage.data import Rows, Splits, as_model_input, from_rows
@@ -211,6 +211,31 @@ def test_a_smaller_student_ships_with_the_steps_that_build_it(
     with torch.no_grad():
         np.testing.assert_allclose(open_plain(tmp_path / "s.safetensors")(x.numpy()), shipped(x), rtol=1e-5, atol=1e-6)
     assert [step["how"] for step in small.steps] == steps
+
+
+@pytest.mark.parametrize(
+    ("model", "args"), [("bag", {"width": 16}), ("transformer", {"width": 16, "depth": 1})], ids=["bag", "transformer"]
+)
+def test_a_table_of_low_rank_becomes_two_factors_that_say_the_same(model: str, args: dict[str, Any]) -> None:
+    def anew() -> nn.Module:
+        spec = ModelSpec(model, args, None)
+        return build(spec, input_shape=(9,), classes=3, mean=[0.0], std=[1.0], vocabulary=2000).eval()
+
+    torch.manual_seed(0)
+    net, x = anew(), torch.randint(1, 2000, (64, 9))
+    x[:, 7:] = 0
+    with torch.no_grad():
+        table = net.get_submodule("net.embed.table").weight
+        table.copy_(torch.randn(2000, 3) @ torch.randn(3, 16))
+        table[0] = 0.0
+    small = shrink(net, Shrink(rank=Rank(0.35)), x, torch.arange(64) % 3)
+    count, whole = (sum(one.numel() for one in each.parameters()) for each in (small.module, net))
+    assert count <= 0.35 * whole
+    assert small.steps[0]["ranks"]["net.embed.table"] >= 3
+    torch.testing.assert_close(small.module.eval()(x), net(x), rtol=1e-4, atol=1e-5)
+    again = rebuilt(anew(), small.steps)
+    again.load_state_dict(small.module.state_dict())
+    torch.testing.assert_close(again.eval()(x), small.module(x))
 
 
 @pytest.mark.parametrize("model", ["bag", "gru"])

@@ -117,6 +117,11 @@ def _teacher(recipe: Recipe, *, trust: bool, quiet: bool) -> Iterator[tuple[Job,
     from tutelage.training import StopSignals, make_device
 
     job = job_of_recipe(recipe, trust=trust)
+    if job.splits.train.vocabulary:
+        raise InputError(
+            "examples are made by gradients of their inputs, and tokens have none", where="data.inputs",
+            fix="use students and teachers that read words or numbers",
+        )  # fmt: skip
     device = make_device(job.device, precision=job.train.precision)
     key = hashlib.sha256(f"{job.config} {job.splits.fingerprint}".encode()).hexdigest()[:16]
     with (

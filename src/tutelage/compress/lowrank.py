@@ -116,9 +116,9 @@ def _chosen(module: nn.Module, patterns: Sequence[str], few: Tensor) -> dict[str
     layers = dict(module.named_modules())
     readers = [path for path, layer in layers.items() if isinstance(layer, _READERS)]
     able: dict[str, Factored] = {}
-    for path in maskable(module):
+    for path in [*maskable(module), *_tables(module)]:
         layer = layers[path]
-        ungrouped = isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
+        ungrouped = isinstance(layer, nn.Linear | nn.Embedding) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
         if ungrouped and path and not any(path.startswith(f"{one}.") for one in readers):
             assert isinstance(layer, Factored)
             if _only_called(module, path, layer, few):
@@ -132,10 +132,21 @@ def _chosen(module: nn.Module, patterns: Sequence[str], few: Tensor) -> dict[str
         if not inside:
             raise ModelError(
                 f"`{pattern}` leads to no layer that can be factored", where="rank.layers",
-                expected="Linear or ungrouped Conv2d, sharing its weight with no other layer",
+                expected="Linear, Embedding or ungrouped Conv2d, sharing its weight with no other layer",
             )  # fmt: skip
         chosen |= inside
     return {path: layer for path, layer in able.items() if path in chosen}
+
+
+def _tables(module: nn.Module) -> list[str]:
+    """Tables of vectors whose weight no other layer shares."""
+    found = {path: layer for path, layer in module.named_modules() if type(layer) is nn.Embedding}
+    owners: dict[int, int] = {}
+    for layer in module.modules():
+        for parameter in layer.parameters(recurse=False):
+            owners[id(parameter)] = owners.get(id(parameter), 0) + 1
+    # One with a greatest length of vectors changes them where they are looked up.
+    return [path for path, layer in found.items() if owners[id(layer.weight)] == 1 and layer.max_norm is None]
 
 
 @torch.no_grad()
@@ -203,10 +214,16 @@ def _factors(cut: _Cut, rank: int) -> nn.Sequential:
     root = cut.values[:rank].sqrt()
     first, second = pair[0], pair[1]
     assert isinstance(first, Factored)
-    assert isinstance(second, Factored)
-    first.weight.copy_((root[:, None] * cut.right[:rank]).view_as(first.weight))
-    second.weight.copy_((cut.left[:, :rank] * root).view_as(second.weight))
+    assert isinstance(second, nn.Linear | nn.Conv2d)
+    ahead, behind = cut.left[:, :rank] * root, root[:, None] * cut.right[:rank]
+    if isinstance(first, nn.Embedding):  # (V, D) ≈ (V, r) · (r, D): what is looked up is the left one
+        first.weight.copy_(ahead)
+        second.weight.copy_(behind.T)
+    else:
+        first.weight.copy_(behind.view_as(first.weight))
+        second.weight.copy_(ahead.view_as(second.weight))
     if second.bias is not None:
+        assert not isinstance(cut.layer, nn.Embedding)
         assert cut.layer.bias is not None
         second.bias.copy_(cut.layer.bias)
     for new in (first, second):

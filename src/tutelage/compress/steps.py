@@ -18,7 +18,7 @@ __all__ = ["factored_pair", "keep_blocks", "rebuilt", "sizes_of", "sizes_step"]
 
 Size = int | list[int]
 Sizes = dict[str, dict[str, Size]]
-Factored = nn.Linear | nn.Conv2d
+Factored = nn.Linear | nn.Conv2d | nn.Embedding
 
 _DAMAGED = "the steps by which this student was made smaller are not what was written"
 
@@ -126,12 +126,18 @@ def _resize(module: nn.Module, sizes: Mapping[str, Mapping[str, Size]], shapes: 
 def factored_pair(layer: Factored, rank: int) -> nn.Sequential:
     """Two layers of the shapes that stand for one: the first to `rank` numbers, the second to as many as before.
 
-    A convolution's first factor keeps kernel, stride and padding; its second is 1×1.
+    A convolution's first factor keeps kernel, stride and padding; its second is 1×1. A table's first factor is a table
+    of shorter vectors.
     """
     like: dict[str, Any] = {"device": layer.weight.device, "dtype": layer.weight.dtype}
-    bias = layer.bias is not None
     first: nn.Module
     second: nn.Module
+    if isinstance(layer, nn.Embedding):
+        rows, width = layer.weight.shape
+        first = nn.Embedding(rows, rank, padding_idx=layer.padding_idx, **like)
+        second = nn.Linear(rank, width, bias=False, **like)
+        return nn.Sequential(first, second).train(layer.training)
+    bias = layer.bias is not None
     if isinstance(layer, nn.Linear):
         first = nn.Linear(layer.in_features, rank, bias=False, **like)
         second = nn.Linear(rank, layer.out_features, bias=bias, **like)

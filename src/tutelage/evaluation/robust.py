@@ -46,6 +46,11 @@ def check_attackable(test: Examples) -> None:
             "an attack makes a model err, but with several tasks nobody says on which", where="report.attack",
             given=", ".join(test.names), expected="one task", fix="take report.attack out",
         )  # fmt: skip
+    if test.vocabulary:
+        raise InputError(
+            "an attack moves numbers a little, and tokens are none", where="report.attack",
+            fix="take report.attack out",
+        )  # fmt: skip
     least, largest = (float(bound) for bound in as_model_input(test.inputs).aminmax())
     if least < 0.0 or largest > 1.0:
         raise InputError(

@@ -9,7 +9,8 @@ __all__ = ["is_exempt"]
 _REASONS = {
     "code to be copied": (
         r"\A(?:import |from [\w.]+ import|def |x, |x = np\.|\.reshape\(|layers = |halve = |stage = |"
-        r"if x\.dim|@misc|partial\(|\[net\.| *at: |gradient: label  #|attack: \{eps: )"
+        r"if x\.dim|@misc|partial\(|\[net\.| *at: |gradient: label  #|attack: \{eps: |encoding = |rows = Rows\(|"
+        r"ids, swap = |\{0\}: np\.|\(?\"a first )"
     ),
     "markup": r"<!doctype|<meta |\A\{0\} \{1\}\Z",
     "class names of a data set": r"\A(?:Ankle boot|Bag|Sneaker|Shirt|Sandal|Coat|Dress|Pullover|Trouser)\Z",

@@ -22,10 +22,11 @@ from tutelage.files import sha256
 from tutelage.models import load_weights
 from tutelage.objective import Objective, Term, title_of
 from tutelage.report import write_report
+from tutelage.report.artifacts import student_of_columns
 from tutelage.run.armplan import ArmPlan
 from tutelage.run.cohorts import Workshop
 from tutelage.run.evalfiles import Kept, KeptTask, write_eval_file
-from tutelage.run.exports import export_rows, kept_formats, refusals, side_by_side
+from tutelage.run.exports import brief_of, export_rows, kept_formats, refusals, side_by_side
 from tutelage.run.job import Job
 from tutelage.run.pictures import forgotten_pictures
 from tutelage.run.robust import Attacks
@@ -39,6 +40,11 @@ from tutelage.words import COMPANIONS
 __all__ = ["describe", "judge"]
 
 _TIMED = 256
+# What hubs call the task of a model that reads such inputs.
+_KINDS = {
+    "tokens": "text-classification", "words": "text-classification", "sound": "audio-classification",
+    "waveform": "audio-classification",
+}  # fmt: skip
 _TRAIN_SAMPLE = 10_000
 
 
@@ -297,6 +303,7 @@ def _shown(value: object) -> str:
 def _data_facts(job: Job, shop: Workshop) -> evaluation.DataFacts:
     splits = job.splits
     parts = {"train": splits.train, "val": splits.val, "test": splits.test}
+    kind = splits.train.encodings.get(splits.train.reads, {}).get("kind")
     return evaluation.DataFacts(
         name=splits.train.name,
         counts={n: torch.bincount(p.targets, minlength=len(p.classes)).tolist() for n, p in parts.items()},
@@ -304,7 +311,7 @@ def _data_facts(job: Job, shop: Workshop) -> evaluation.DataFacts:
         test_sha256=splits.test.fingerprint,
         test_looks=shop.folder.manifest["test_looks"],
         shared_examples=sum(leaks(splits).values()),
-        task="image-classification" if splits.train.is_image else "tabular-classification",
+        task=_KINDS.get(kind, "image-classification" if splits.train.is_image else "tabular-classification"),
     )
 
 
@@ -328,6 +335,9 @@ def _snippet(job: Job) -> str:
             "student = ...  # built by your own code\n"
             f'student.load_state_dict(load_file("{path}"))'
         )
+    made = job.splits.train.encodings.get(job.splits.train.reads)
+    if made is not None and made["kind"] != "picture":
+        return student_of_columns(path.parent.as_posix(), brief_of(made))
     shape = ", ".join(str(size) for size in job.splits.train.shape)
     return (
         "import torch\nfrom tutelage.run import load_student\n\n"

@@ -120,6 +120,11 @@ def _from_files(plan: TeacherPlan, home: Path) -> TeacherPlan:
     """The teacher as the run kept it, so that it is not trained again."""
     if plan.members:
         return replace(plan, members={name: _from_files(one, home) for name, one in plan.members.items()})
+    if plan.opens is not None:
+        raise InputError(
+            "the teacher of this run is no torch module, and cannot stand beside users' students",
+            given=plan.describes, fix="use --anchor student",
+        )  # fmt: skip
     file = home / "teacher" / f"{plan.slug}.safetensors"
     if not file.is_file() or read_json(file.with_suffix(".json")).get("sha256") != sha256(file):
         raise DamagedError(f"{file} is missing or was altered", fix="restore the run's folder")
