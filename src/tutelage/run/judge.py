@@ -303,7 +303,7 @@ def _shown(value: object) -> str:
 def _data_facts(job: Job, shop: Workshop) -> evaluation.DataFacts:
     splits = job.splits
     parts = {"train": splits.train, "val": splits.val, "test": splits.test}
-    kind = splits.train.encodings.get(splits.train.reads, {}).get("kind")
+    kind = str(splits.train.encodings.get(splits.train.reads, {}).get("kind"))
     return evaluation.DataFacts(
         name=splits.train.name,
         counts={n: torch.bincount(p.targets, minlength=len(p.classes)).tolist() for n, p in parts.items()},
