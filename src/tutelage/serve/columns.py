@@ -91,7 +91,8 @@ class Columns:
                     raise RefusedError(
                         422, f"example {number} has no column `{name[:_SHOWN]}`",
                         given=", ".join(f"`{key[:_SHOWN]}`" for key in list(row)[:8]) or "no columns",
-                        expected=self._wanted, fix=nearest(name, [key[:_SHOWN] for key in row]),
+                        expected=self._wanted,
+                        fix=f"call it `{name[:_SHOWN]}`" if nearest(name, [key[:_SHOWN] for key in row]) else None,
                     )  # fmt: skip
         columns = {name: self._column(name, kind, [row[name] for row in rows]) for name, kind in self.kinds.items()}
         if sum(len(text) for column in columns.values() if column.dtype == object for text in column) > _MOST:
