@@ -60,10 +60,11 @@ def test_a_recipe_runs_from_teacher_to_report(name: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_recipe_says_why_it_is_as_it_is(name: str) -> None:
+def test_a_recipe_is_valid_and_takes_one_thread(name: str) -> None:
     recipe = load(name)
     assert recipe.name == name
-    assert recipe.threads == 1 or recipe.data.source != "fashion-mnist", "two threads wait for one another"
+    # On two cores the two threads of a small net wait for one another as soon as anything else runs.
+    assert recipe.threads == 1
 
 
 @pytest.mark.parametrize("name", WITH_PAGE)

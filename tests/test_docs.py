@@ -17,7 +17,7 @@ from tutelage import losses
 from tutelage.losses import chunking
 
 ROOT = Path(__file__).parent.parent
-PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("docs/recipes/*.md")]
 
 
 def blocks(page: Path, language: str) -> list[str]:
