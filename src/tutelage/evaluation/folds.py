@@ -7,15 +7,17 @@ interval over folds is too short. Nadeau and Bengio (2003) widen the variance by
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
 from tutelage.errors import InputError
+from tutelage.evaluation.comparison import adjust, decide
 from tutelage.evaluation.significance import LEVEL, Estimate
 
-__all__ = ["METHOD", "over_folds"]
+__all__ = ["METHOD", "decided_by_folds", "over_folds"]
 
 METHOD = "t over folds, variance corrected for shared training examples (Nadeau & Bengio, 2003)"
 
@@ -42,3 +44,23 @@ def over_folds(
     half = float(stdtrit(count - 1, 0.5 + level / 2)) * error
     p = None if error == 0.0 else float(2 * stdtr(count - 1, -abs(mean) / error))
     return Estimate(mean, mean - half, mean + half, tested * count, seeds, METHOD), p
+
+
+def decided_by_folds(comparisons: Sequence[Mapping[str, Any]], folds: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The comparisons of a pooled report as the folds decide them: what differs from one division to the next is more
+    than test examples, or seeds of one division, show.
+
+    Args:
+        comparisons: of the scorecard of all folds together.
+        folds: the report's `folds`: {count, comparisons [{difference, p, …}]}, in the same order.
+    """
+    found = []
+    for item, own in zip(comparisons, folds["comparisons"], strict=True):
+        said = own["difference"]
+        # Where all folds agree to the digit there is no p: a difference of 0 is as it is, and any other one is sure.
+        p = own["p"] if own["p"] is not None else float(said["value"] == 0.0)
+        found.append({
+            **item, "basis": "folds", "folds": folds["count"], "decision": decide(Estimate(**said)),
+            "difference": said, "by_seed": said, "p": p, "p_method": said["method"],
+        })  # fmt: skip
+    return adjust(found)

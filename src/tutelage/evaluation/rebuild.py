@@ -14,6 +14,7 @@ from typing import Any, final
 
 from numpy.typing import ArrayLike
 
+from tutelage.evaluation.folds import decided_by_folds
 from tutelage.evaluation.judged import Arm, DataFacts, Judged, RunFacts, Times
 from tutelage.evaluation.lineup import TEACHER
 from tutelage.evaluation.scorecard import scorecard
@@ -73,6 +74,8 @@ def rebuild(report: Report, answers: Mapping[tuple[str, int | None], Saved]) -> 
         resamples=report["resamples"],
         tasks=_tasks(report, teacher),
     )
+    if folds := report.get("folds"):
+        made["comparisons"] = decided_by_folds(made["comparisons"], folds)
     return made | {key: value for key, value in report.items() if key not in made and key not in _VIEWS}
 
 

@@ -22,9 +22,9 @@ seeds, method}, whose ends are null where one run tells nothing about the spread
                      answers {test, val, train: sum of what it answered}, robust where attacked}],
                      robust where all runs were attacked: {accuracy E, fgsm E, clean E, accuracy_items E, eps, steps,
                      step, restarts, examples}; those of runs are measured, and no answers give them again}
-    comparisons     one per distilled arm against the baseline of its student: {name, against, basis: seeds|examples,
-                     decision: gain|none|worse, difference E (the one that decides), by_seed E|null, by_example E,
-                     per_seed [{seed, difference}], p, p_method, p_adjusted, newly_right, newly_wrong,
+    comparisons     one per distilled arm against the baseline of its student: {name, against, basis: seeds|examples|
+                     folds, decision: gain|none|worse, difference E (the one that decides), by_seed E|null,
+                     by_example E, per_seed [{seed, difference}], p, p_method, p_adjusted, newly_right, newly_wrong,
                      minimum_detectable}
     compressions    likewise, one per compressed arm against the arm it was made from
     frontier        {batch, threads, points [{name, student, method, compression, role, accuracy E, parameters,

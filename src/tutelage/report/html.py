@@ -187,9 +187,14 @@ def _evidence(report: Report) -> Safe | None:
     )
     if not report["comparisons"]:
         return parts.section("How much the runs differ", "Nothing was compared, so these are the runs alone.", runs)
-    single = report["comparisons"][0]["basis"] == "examples"
+    basis = report["comparisons"][0]["basis"]
+    single, folds = basis == "examples", basis == "folds"
     caption = (
-        "single run: the interval is a paired bootstrap over test examples, by class; it says nothing of other seeds."
+        "thick and diamond: the interval over folds, which decides; thin: paired bootstrap over test examples. Right "
+        "of 0 means that distillation helped."
+        if folds
+        else "single run: the interval is a paired bootstrap over test examples, by class; it says nothing of other "
+        "seeds."
         if single
         else "thick and diamond: paired t by seed, which decides; thin: paired bootstrap over test examples; rings: "
         "single seeds. Right of 0 means that distillation helped."

@@ -85,14 +85,18 @@ def cost_sentence(report: Mapping[str, Any]) -> str:
 
 def gain_sentence(item: Mapping[str, Any], students: int) -> str:
     """What distillation itself added to one student: a gain, nothing measurable, or harm."""
-    difference, single = item["difference"], item["basis"] == "examples"
+    difference, basis = item["difference"], item["basis"]
+    single = basis == "examples"
     claim = {
         "gain": "distillation itself added {} over",
         "none": "there is no measurable gain from distillation: {} against",
         "worse": "distillation made the student worse: {} against",
     }[item["decision"]].format(numbers.points(difference["value"], numbers.decimals(difference)))
     evidence = f"95 % CI {numbers.points_interval(difference)}"
-    evidence += " over test examples only" if single else f", {numbers.plural(difference['seeds'], 'seed')}, paired"
+    if basis == "folds":
+        evidence += f" over {item['folds']} folds, which share most of what they learn from"
+    else:
+        evidence += " over test examples only" if single else f", {numbers.plural(difference['seeds'], 'seed')}, paired"
     claim = f"in this single run, {claim}" if single else claim
     claim = f"‘{item['name']}’: {claim}" if students > 1 else claim[0].upper() + claim[1:]
     return f"{claim} the same student without a teacher ({evidence}){_doubt(item, students)}."

@@ -19,7 +19,7 @@ import numpy as np
 
 from tutelage import evaluation
 from tutelage.errors import InputError
-from tutelage.evaluation.folds import over_folds
+from tutelage.evaluation.folds import decided_by_folds, over_folds
 from tutelage.recipe import Recipe, dump
 from tutelage.report import write_report
 from tutelage.run.evalfiles import Kept, KeptTask, eval_files, read_eval_file, write_eval_file
@@ -149,7 +149,10 @@ def _pooled(home: Path, parts: Sequence[_Part], recipe: Recipe, command: str) ->
         tasks=_tasks(first, asked["test"]),
     )
     pictures = [picture for part in parts for picture in part.report.get("pictures", ())[: _PICTURES // len(parts)]]
-    return report | {"pictures": pictures, "folds": _by_fold(report, parts)}
+    folds = _by_fold(report, parts)
+    return report | {
+        "pictures": pictures, "folds": folds, "comparisons": decided_by_folds(report["comparisons"], folds)
+    }  # fmt: skip
 
 
 def _together(home: Path, parts: Sequence[_Part], model: str, seed: int | None) -> tuple[Any, dict[str, Kept]]:
