@@ -108,8 +108,8 @@ def recipes() -> str:
         "Made by `python docs/generate.py` from the schema. A recipe is a YAML file; every key that is not marked",
         "*required* may be left out. `tutelage recipes NAME` prints a built-in one to start from, and `tutelage run",
         "RECIPE --set train.epochs=3` changes one key. Unknown keys are refused, with the nearest name.",
-        "[parts.md](parts.md) shows regularisers, and students that learn in parts; [columns.md](columns.md) text, tables\n"
-        "and sound; [recipes/](recipes/README.md) holds the pages of those that come along.",
+        "[parts.md](parts.md) shows regularisers, and students that learn in parts; [columns.md](columns.md) text,",
+        "tables and sound; [recipes/](recipes/README.md) holds the pages of those that come along.",
         "",
     ]
     order = ["Data", "ViewsSpec", "Teacher", "Store", "Student", "AdapterSpec", "TermSpec", "Train", "Stop", "Report"]
