@@ -30,7 +30,7 @@ SOURCES: dict[str, str] = {
     "digits": "1,797 handwritten digits of 8×8 pixels that come with scikit-learn",
     "fashion-mnist": "70,000 images of clothes, 28×28, 10 classes (Debian: dataset-fashion-mnist, or data.path)",
     "folder": "images in one folder for each class, with or without train/, val/, test/ above (data.path)",
-    "rows": "a .csv, .tsv, .jsonl or .parquet file of columns; data.label and data.inputs say what of it (data.path)",
+    "rows": "a .csv, .tsv, .jsonl, .parquet or .conll file; data.label and data.inputs say what of it (data.path)",
     "sounds": "WAV files in one folder for each class; what stands before a name's first _ is its speaker (data.path)",
     **{name: one.line for name, one in SETS.items()},
 }

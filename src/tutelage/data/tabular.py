@@ -16,11 +16,12 @@ import numpy as np
 from tutelage.data.examples import listed
 from tutelage.data.images import absence, printable
 from tutelage.data.rows import Column, Rows
+from tutelage.data.tagged import tagged_columns
 from tutelage.errors import DamagedError, DataError
 
 __all__ = ["MOST_BYTES", "SUFFIXES", "read_rows"]
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".conll")
 
 MOST_BYTES = 2 * 2**30
 _FIELD = 2**31 - 1
@@ -36,7 +37,8 @@ def read_rows(path: Path | str) -> Rows:
     one; codes with leading zeros and numbers of more than 15 digits stay text. A .jsonl holds one object on each line;
     keys that are missing are empty cells, and lists of numbers of one length are one column. A .parquet file, and a
     folder that `datasets.save_to_disk` wrote, need the extra `parquet`; there class labels become their names, and the
-    splits of a folder a column `part` with train, val and test.
+    splits of a folder a column `part` with train, val and test. A .conll file holds words with tags; see
+    `tutelage.data.tagged`.
 
     Raises:
         DataError: there is no such file, it is of another kind, larger than 2 GiB, or its rows do not fit together.
@@ -61,7 +63,12 @@ def read_rows(path: Path | str) -> Rows:
             f"{printable(path)} is no table that can be read", given=suffix or "no suffix", expected=", ".join(SUFFIXES)
         )
     text = _text(path)
-    columns = _jsonl(path, text) if suffix == ".jsonl" else _separated(path, text, "," if suffix == ".csv" else "\t")
+    if suffix == ".conll":
+        columns = tagged_columns(path, text)
+    elif suffix == ".jsonl":
+        columns = _jsonl(path, text)
+    else:
+        columns = _separated(path, text, "," if suffix == ".csv" else "\t")
     if not columns or not len(next(iter(columns.values()))):
         raise DataError(f"{printable(path)} has no rows")
     return Rows(printable(path.stem), columns)
