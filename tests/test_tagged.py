@@ -55,8 +55,9 @@ def test_a_tagger_learns_what_only_the_window_tells(tmp_path: Path) -> None:
         inputs={"x": {"text": ["word", "context"], "tokens": {"vocabulary": 400, "length": 16}}},
     )  # fmt: skip
     run = distill(
-        {"model": "bag", "args": {"width": 16, "depth": 1}}, {"model": "bag", "args": {"width": 8, "depth": 1}}, data,
-        out=tmp_path / "run", epochs=8, lr=0.02, batch_size=32, quiet=True,
+        {"model": "transformer", "args": {"width": 16, "depth": 1}},
+        {"model": "transformer", "args": {"width": 8, "depth": 1}}, data,
+        out=tmp_path / "run", epochs=6, lr=0.01, batch_size=32, quiet=True,
     )  # fmt: skip
     student = next(model for model in run.report["models"] if model["name"] == "distilled")
     assert student["metrics"]["accuracy"]["value"] > 0.95
