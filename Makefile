@@ -15,7 +15,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/tutelage run digits --out runs/digits
 
-test: lint types contracts unit
+test: lint types contracts unit foreign
 
 lint: setup
 	$(BIN)/ruff check .
