@@ -25,6 +25,7 @@ SHAPE = (1, 8, 8)
 FACTS = Facts(("ant", 'b"ée', "cat", "dog"), SHAPE, "cnn", {"width": 4, "depth": 2}, (0.4,), (0.3,), "pets")
 X = torch.rand(300, *SHAPE, generator=torch.Generator().manual_seed(1))
 openvino = pytest.mark.skipif(find_spec("openvino") is None, reason="the extra `openvino` is not installed")
+executorch = pytest.mark.skipif(find_spec("executorch") is None, reason="the extra `executorch` is not installed")
 compiled = pytest.mark.skipif(
     "TUTELAGE_TEST_COMPILED" not in os.environ, reason="compiling takes half a minute; set TUTELAGE_TEST_COMPILED=1"
 )
@@ -144,6 +145,38 @@ def test_without_openvino_the_extra_is_named(how: str, monkeypatch: pytest.Monke
     with pytest.raises(MissingExtraError, match=r"tutelage\[openvino\]"):
         open_artifact(path)
     assert "CI" not in os.environ, "the environment is as it was"
+
+
+# ---- ExecuTorch ------------------------------------------------------------------------------------------------------
+
+
+@executorch
+@pytest.mark.parametrize("name", ["cnn", "transformer"])
+def test_executorch_answers_as_its_model_does(name: str, tmp_path: Path) -> None:
+    if name == "cnn":
+        check_exact("executorch", tmp_path)
+        return
+    module = made("transformer", width=8, depth=1, patch=4)
+    export(tmp_path / "t.pte", "executorch", module)
+    found = open_artifact(tmp_path / "t.pte")(X.numpy())
+    np.testing.assert_allclose(found, answers(module), rtol=1e-4, atol=1e-4)
+
+
+@executorch
+def test_a_damaged_program_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.pte").write_bytes(b"no program" * 100)
+    with pytest.raises(DamagedError, match="no ExecuTorch program of ours"):
+        open_artifact(tmp_path / "a.pte")
+
+
+def test_without_executorch_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("executorch", "executorch.exir", "executorch.runtime"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MissingExtraError, match=r"tutelage\[executorch\]"):
+        export(tmp_path / "a.pte", "executorch")
+    (tmp_path / "b.pte").write_bytes(b"x")
+    with pytest.raises(MissingExtraError, match=r"tutelage\[executorch\]"):
+        open_artifact(tmp_path / "b.pte")
 
 
 # ---- compiled --------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tutelage.compress.quantise import unquantised
 from tutelage.errors import InputError, nearest
 from tutelage.export.aot import open_aot, write_aot
+from tutelage.export.executorch import open_executorch, write_executorch
 from tutelage.export.facts import Facts, Runner
 from tutelage.export.onnx import open_onnx, write_onnx
 from tutelage.export.openvino import open_openvino, write_openvino, write_openvino_int8
@@ -68,6 +69,9 @@ FORMATS: Mapping[str, Format] = {
     ),
     "torch": Format("a program of torch.export", ".pt2", True, _floats(write_program), open_program, True),
     "aot": Format("compiled for one kind of processor", ".aoti.pt2", True, _floats(write_aot), open_aot, True),
+    "executorch": Format(
+        "a program for phones and small boards", ".pte", True, _floats(write_executorch), open_executorch
+    ),
     "openvino": Format("OpenVINO's graph and weights", ".openvino.zip", True, _floats(write_openvino), open_openvino),
     "openvino-int8": Format(
         "OpenVINO in 8 bits by NNCF", ".int8.openvino.zip", False, _floats(write_openvino_int8), open_openvino
