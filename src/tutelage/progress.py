@@ -1,14 +1,18 @@
-"""What a person sees of long work: a bar on a terminal; elsewhere one line per half minute, without control codes."""
+"""What a person sees of long work: a bar on a terminal; elsewhere one line per half minute, without control codes; and
+nothing of what other packages say to one another."""
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import sys
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any, Self, final
 
-__all__ = ["Meter", "clock"]
+__all__ = ["Meter", "clock", "quiet"]
 
 _LINE_SECONDS = 30.0
 _DRAW_SECONDS = 0.1
@@ -108,3 +112,16 @@ class Meter:
     def _left(self, now: float) -> str:
         own = self.done - self._free
         return clock((now - self._start) / own * (self._total - self.done)) if own else "?"
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the warnings of frameworks about one another's ways; what is wrong with an answer is told by us."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

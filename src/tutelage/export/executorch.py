@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import logging
 from pathlib import Path
 from types import ModuleType
 from typing import Any, final
@@ -92,12 +91,8 @@ def write_executorch(module: nn.Module, facts: Facts, inputs: Tensor, path: Path
 
 
 def _module(name: str) -> ModuleType:
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
     try:
         with quiet():
             return importlib.import_module(name)
     except ImportError as error:
         raise MissingExtraError("executorch", "executorch", purpose="ExecuTorch programs") from error
-    finally:
-        logging.disable(level)

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import random
 import re
-import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.errors import DamagedError, InputError, MissingExtraError, ModelError, nearest
+from tutelage.progress import quiet
 
 __all__ = ["KerasNet", "from_file", "is_keras", "keras_library", "load_keras", "on_torch", "shape_of"]
 
@@ -38,7 +37,7 @@ def keras_library() -> Any:
     """
     os.environ.setdefault("KERAS_BACKEND", "torch")
     try:
-        with _quiet():
+        with quiet():
             import keras
     except ImportError as error:
         missing = "keras" if (error.name or "keras").startswith("keras") else str(error.name)
@@ -72,7 +71,7 @@ def load_keras(path: Path) -> Any:
     if path.suffix != ".keras":
         raise InputError("a Keras model is read from a file that ends in .keras", given=str(path))
     try:
-        with _quiet():
+        with quiet():
             return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # every layer has its own way to fail
         reason = " ".join(str(error).split())[:300]
@@ -367,7 +366,7 @@ def _anew(model: Any) -> Any:
         ModelError: Keras cannot make it again from what it says of itself.
     """
     try:
-        with _quiet(), keras_library().device("cpu"):
+        with quiet(), keras_library().device("cpu"):
             twin = type(model).from_config(model.get_config())
             if not twin.built:
                 twin.build(model.input_shape)
@@ -383,15 +382,3 @@ def _anew(model: Any) -> Any:
 
 def _device(x: Tensor) -> str:
     return "cpu" if x.device.type == "cpu" else f"{x.device.type}:{x.device.index or 0}"
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import logging
 import os
-import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from tutelage.errors import MissingExtraError
+from tutelage.progress import quiet
 
 __all__ = ["need", "quiet", "threads"]
 
@@ -33,19 +30,6 @@ def need(module: str, *, package: str, extra: str, purpose: str) -> Any:
             return importlib.import_module(module)
     except ImportError as error:
         raise MissingExtraError(package, extra, purpose=purpose) from error
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without the warnings of frameworks about one another's ways; what is wrong with an answer is told by us."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
 
 
 def threads() -> int:
