@@ -152,6 +152,7 @@ METHODS = (
     _layer("review", 1.0, MIDDLE, LAST),
     _layer("semantic_calibration", 50.0, MIDDLE, LAST),
     _layer("representation_regression", 1.0, LAST),
+    _layer("distillation_experts", 0.01, POOLED),
     _layer("hidden_mse", 1.0, POOLED),
     _layer("cosine_hidden", 1.0, POOLED),
     _layer("patient", 10.0, POOLED),

@@ -72,6 +72,12 @@ ROWS = [
         features=["net.blocks.1"],
         changes=TRANSFORMERS,
     ),
+    Row(
+        "distillation_experts",
+        ["expert_guesses"],
+        {"loss": "distillation_experts", "weight": 0.01, "at": POOLED, "companion": {"experts": 4}},
+        features=[POOLED],
+    ),
     Row("contrastive_memory", ["contrast"], {"loss": "contrastive_memory", "at": POOLED}, features=[POOLED]),
     Row(
         "contrastive_memory-few-labels",

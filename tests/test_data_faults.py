@@ -327,7 +327,7 @@ def test_faulty_fashion_files(tmp_path: Path, name: str) -> None:
     ("call", "said"),
     [
         (lambda: load("digit"), r"no data source `digit` \(data.source\)\nhint: did you mean `digits`\?"),
-        (lambda: load("cifar"), "hint: known names: arrays, debian, diamonds, digits, "),
+        (lambda: load("cifar"), "hint: known names: arrays, debian, debian-questions, diamonds, digits"),
         (lambda: load("folder"), "the source `folder` needs a path"),
         (lambda: load("arrays"), "the source `arrays` needs a path"),
         (lambda: load("digits", image_size=2.5), "image size is out of range"),  # type: ignore[arg-type]

@@ -16,7 +16,6 @@ from tutelage.teachers.foreign import (
     FOREIGN,
     ForeignTeacher,
     Settings,
-    is_fitted,
     is_foreign,
     open_foreign,
     wrap,
@@ -24,6 +23,7 @@ from tutelage.teachers.foreign import (
 from tutelage.teachers.foreign.bridge import fitted_shape, looks_like
 from tutelage.teachers.foreign.digest import object_digest
 from tutelage.teachers.foreign.order import order_of
+from tutelage.words import is_fitted
 
 ROWS = torch.rand(7, 5)
 

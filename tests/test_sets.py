@@ -12,6 +12,7 @@ import stat
 import tarfile
 import wave
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from tutelage.data import fetching
 from tutelage.data.rows import Rows
 from tutelage.data.sets import SETS, Set, clients, debian, digits_sound, emoji, movielens, packed, rdatasets, wesnoth
 from tutelage.data.sets import set_folder as folder_of_set
+from tutelage.data.sets.debian_tags import TAG_COLUMNS
 from tutelage.errors import BusyError, DamagedError, DataError, InputError, TutelageError
 
 Script = Callable[[str, str], None]
@@ -175,6 +177,7 @@ def test_debian_is_fetched_with_lists_of_its_own(script: Script, tmp_path: Path)
     rows = fetching.rows_of(SETS["debian"])
     assert rows.texts("package") == ["gimp", "zlib1g-dev"]
     assert rows.texts("text_ja") == ["", ""]
+    assert rows.texts("role") == ["", ""]  # there are tags, none of them of a role
     noted = fetching.noted(folder)
     assert {carrier["version"] for carrier in noted["carriers"]} == {"trixie"}
     assert sorted(noted["files"]) == sorted(path.name for path in folder.iterdir() if path.name != "source.json")
@@ -182,6 +185,9 @@ def test_debian_is_fetched_with_lists_of_its_own(script: Script, tmp_path: Path)
         kept = file.read()
     assert "Section: contrib/graphics" in kept
     assert "Version" not in kept  # only what is read
+    asked = fetching.get(SETS["debian-questions"], tell=str)
+    assert sorted(path.name for path in asked.iterdir()) == ["questions.json.gz", "source.json"]
+    assert texts(fetching.rows_of(SETS["debian-questions"]), "package", "answer") == [("gimp", "image")]
 
 
 def test_packed_lists_are_the_same_whenever_they_are_packed(tmp_path: Path) -> None:
@@ -747,6 +753,15 @@ def test_a_real_set_is_what_it_says(name: str, monkeypatch: pytest.MonkeyPatch) 
         german = [text for text in rows.texts("text_de") if text]
         assert len(german) > 5000
         assert len(set(rows.texts("text"))) == len(rows)
+        if "role" in rows.columns:  # not in lists that were fetched before tags were kept
+            for column, (_, values) in TAG_COLUMNS.items():
+                counts = Counter(rows.texts(column))
+                assert set(counts) - {""} <= set(values)
+    if "answer" in one.args:
+        answers = texts(rows, "text", "answer")
+        for (text, answer), start in zip(answers, rows.numbers("start").tolist(), strict=True):
+            assert text[int(start) :].startswith(answer)
+        assert 0.15 < sum(not answer for _, answer in answers) / len(rows) < 0.25
     if "part" in one.args:
         assert set(rows.texts("part")) == {"train", "val", "test"}
     if name == "wesnoth":

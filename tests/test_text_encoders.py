@@ -19,7 +19,8 @@ import pytest
 import torch
 
 from tutelage.data.encoders import encoder_of, fit
-from tutelage.data.encoders.text import fit_ids, fit_plain, fit_tokens, ids_of, plain_of, texts_of, tokens_of
+from tutelage.data.encoders.ids import fit_ids, ids_of
+from tutelage.data.encoders.text import fit_plain, fit_tokens, plain_of, texts_of, tokens_of
 from tutelage.data.rows import Rows
 from tutelage.errors import DamagedError, DataError, InputError, MissingExtraError, ModelError, TutelageError
 

@@ -37,6 +37,10 @@ FORMULAS: Mapping[str, tuple[str, str]] = {
     ),
     "regressed": ("c_s · c_t + 2 · c_t", "parameters"),
     "generated_feature": ("c_s · c_t + 18 · c_t² + 4 · c_t", "parameters"),
+    "expert_guesses": (
+        "m · (h · (c_s + c_t + 1) + 2 · c_t + 1)",
+        "parameters of m = 30 experts and their gate, h = (c_s + c_t) / 2",
+    ),
     "past_probabilities": ("N · C", "numbers in memory"),
     "judged": ("w · (2 · C + w + 3) + 1", "parameters of a judge, w = 64, which is asked twice"),
     "judged_feature": (

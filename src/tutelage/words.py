@@ -53,6 +53,13 @@ COMPANIONS: Mapping[str, CompanionWord] = {
         places="one",
         settings={"share": 0.5},
     ),
+    "expert_guesses": CompanionWord(
+        "what experts that learn along guess of the teacher's feature (B, M, D), a gate's noisy logits of them (B, M), "
+        "and the teacher's feature (B, D), a list",
+        places="one",
+        teacher=True,
+        settings={"experts": 30},
+    ),
     "past_probabilities": CompanionWord(
         "the student's probabilities when it last saw each example, a constant, NaN where it never did, (B, C)"
     ),
@@ -160,6 +167,12 @@ ADDRESSES = ("http", "https", "chat")
 def answers_elsewhere(model: str) -> bool:
     """Whether a name leads to what is no torch module: another framework's model, or an address."""
     return model.partition(":")[0] in FRAMEWORKS or is_remote(model)
+
+
+def is_fitted(model: str) -> bool:
+    """Whether a name means a teacher that is fitted on the training part when the run begins."""
+    prefix, _, rest = model.partition(":")
+    return prefix == "sklearn" and not rest.endswith(".skops")
 
 
 def is_remote(model: str) -> bool:

@@ -11,6 +11,7 @@ from tutelage.companions.branches import Branches
 from tutelage.companions.centres import Centre
 from tutelage.companions.contrast import Contrast
 from tutelage.companions.exits import Exits
+from tutelage.companions.experts import Experts
 from tutelage.companions.fusion import Fusion
 from tutelage.companions.generation import Generation
 from tutelage.companions.heads import Regressed
@@ -34,6 +35,7 @@ BUILDERS: Mapping[str, Builder] = {
     "calibration": Calibration.build,
     "regressed": Regressed.build,
     "generated_feature": Generation.build,
+    "expert_guesses": Experts.build,
     "past_probabilities": PastProbabilities.build,
     "judged": LogitJudge.build,
     "judged_feature": FeatureJudge.build,

@@ -55,6 +55,8 @@ class Stream(IntEnum):
     HIDDEN = auto()
     CONTRAST = auto()
     USER = auto()
+    EXPERT = auto()
+    CROSS_FIT = auto()
     MEMBER = 1001  # from the time when it stood elsewhere: answers that were stored depend on it
 
 

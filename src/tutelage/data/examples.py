@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tutelage.errors import DataError, InputError, nearest
 
-__all__ = ["MAIN_TASK", "Examples", "Task", "as_model_input", "check_names", "listed", "vocabulary_of"]
+__all__ = ["MAIN_TASK", "Examples", "Task", "as_model_input", "check_names", "listed", "separator_of", "vocabulary_of"]
 
 # Standardised images stay well below this, bytes that were turned into floats lie well above.
 _UNSCALED = 16.0
@@ -131,6 +131,11 @@ class Examples:
         return int(self.encodings.get(self.reads, {}).get("vocabulary", 0))
 
     @property
+    def separator(self) -> int:
+        """The token between a question and the text that holds its answer; 0 where examples are no questions."""
+        return separator_of({"encoding": self.encodings.get(self.reads)})
+
+    @property
     def labels(self) -> dict[str, Tensor]:
         """Task -> its labels (N,), the main one first."""
         return {self.task: self.targets, **{name: task.targets for name, task in self.tasks.items()}}
@@ -217,6 +222,11 @@ class Examples:
 def vocabulary_of(facts: Mapping[str, Any]) -> int:
     """How many tokens the model knows whose file says this of its data; 0 where it reads none."""
     return int((facts.get("encoding") or {}).get("vocabulary", 0))
+
+
+def separator_of(facts: Mapping[str, Any]) -> int:
+    """The token between a question and its text, for a model that answers places; 0 for one that answers classes."""
+    return int((facts.get("encoding") or {}).get("separator", 0))
 
 
 def as_model_input(raw: Tensor) -> Tensor:

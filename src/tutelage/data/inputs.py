@@ -1,5 +1,5 @@
-"""Rows become examples: labels and groups from columns, parts by group, and for each view an encoder that has seen the
-training part only."""
+"""Rows become examples: what is learned and groups from columns, parts by group, and for each view an encoder that has
+seen the training part only."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from tutelage.data.encoders import Encoder, check_spec, columns_of, fit
 from tutelage.data.encoders.text import Tokens
-from tutelage.data.examples import Examples, check_names, listed
-from tutelage.data.folder import natural
+from tutelage.data.examples import Examples, listed
 from tutelage.data.folds import fold_of
+from tutelage.data.learned import Learned
 from tutelage.data.rows import Column, Rows
 from tutelage.data.splits import Splits, assemble
 from tutelage.errors import DataError, InputError, nearest
@@ -28,8 +27,10 @@ _PARTS = ("train", "val", "test")
 def from_rows(
     rows: Rows | Mapping[str, Any],
     *,
-    label: str,
     inputs: Mapping[str, Mapping[str, Any]],
+    label: str | None = None,
+    tasks: Mapping[str, str] | None = None,
+    answer: Mapping[str, str] | None = None,
     reads: str | None = None,
     group: str | None = None,
     part: str | None = None,
@@ -44,6 +45,12 @@ def from_rows(
     Args:
         rows: columns of equal length, such as {"text": [...], "section": [...]}.
         label: the column of the classes; rows without a label are left out.
+        tasks: further columns of classes by the name of a task, for models that learn several at once; rows that lack
+            one of them are left out.
+        answer: in place of a label, for answers that are part of a text: {"text": column of what they say, "start":
+            column of the character of the context at which they begin}; without `start` it is where the text first
+            says it, and rows whose text does not are left out. "" is no answer. The examples have the tasks `start`
+            and `end`, places of tokens, of which 0 is "no answer".
         inputs: view -> what it is made of, as a recipe's `data.inputs`: {"en": {"text": ["title", "body"], "tokens":
             {"length": 64}}, "t": {"numbers": ["age"], "categories": ["town"]}}. Rows that say nothing in one of the
             views are left out.
@@ -61,15 +68,15 @@ def from_rows(
         DataError: the rows cannot be used.
     """
     return told_rows(
-        rows if isinstance(rows, Rows) else _rows(rows, name), label=label, inputs=inputs, reads=reads, group=group,
-        part=part, val=val, test=test, seed=seed, fold=fold,
+        rows if isinstance(rows, Rows) else _rows(rows, name), learned=Learned.of(label, tasks, answer), inputs=inputs,
+        reads=reads, group=group, part=part, val=val, test=test, seed=seed, fold=fold,
     )[0]  # fmt: skip
 
 
 def told_rows(
     rows: Rows,
     *,
-    label: str,
+    learned: Learned,
     inputs: Mapping[str, Mapping[str, Any]],
     reads: str | None = None,
     group: str | None = None,
@@ -82,6 +89,10 @@ def told_rows(
     """The same, and what a person should know of it."""
     if not inputs:
         raise InputError("nothing says what models read", where="data.inputs", expected="at least one view")
+    if learned.missing:
+        raise InputError(
+            "nothing says what is learned", where="data.label", expected="a column of classes, or `answer`",
+        )  # fmt: skip
     reads = next(iter(inputs)) if reads is None else reads
     if reads not in inputs:
         raise InputError(
@@ -89,20 +100,33 @@ def told_rows(
         )
     for view, spec in inputs.items():
         check_spec(spec, rows, f"data.inputs.{view}")
-    kept, notices = _usable(rows, label, inputs)
-    splits = _divided(kept, label, inputs, group, part, val=val, test=test, seed=seed, allow_twins=part is not None)
+    _check_questions(learned, inputs)
+    kept, notices = _usable(rows, learned, inputs)
+    splits = _divided(kept, learned, inputs, group, part, val=val, test=test, seed=seed, allow_twins=part is not None)
     if fold is not None:
         splits = fold_of(splits, *fold, val=val, seed=seed)
-    learned = kept.take(splits.train.origins.numpy())
-    encoders = {view: fit(spec, learned, f"data.inputs.{view}") for view, spec in inputs.items()}
+    seen = kept.take(splits.train.origins.numpy())
+    encoders = {view: fit(spec, seen, f"data.inputs.{view}") for view, spec in inputs.items()}
     notices += [f"view `{view}`: {text}" for view, one in encoders.items() for text in getattr(one, "notices", ())]
     # What happens to the words that are learned from does not happen to those that judge.
     plain = {view: one.unswitched() if isinstance(one, Tokens) else one for view, one in encoders.items()}
-    made = splits.each(lambda part: _filled(part, kept, encoders if part is splits.train else plain, reads))
+    cut = list[int]()
+
+    def filled(part: Examples) -> Examples:
+        made, lost = _filled(part, kept, encoders if part is splits.train else plain, reads, learned)
+        cut.append(lost)
+        return made
+
+    made = splits.each(filled)
+    if sum(cut):
+        notices.append(
+            f"{sum(cut):,} of {len(kept):,} answers stand behind the last token that is read; for these `no answer` is "
+            "right, so that no model finds them: more `length` reads further"
+        )
     return made, notices
 
 
-def read_again(rows: Rows, encoding: Mapping[str, Any], label: str) -> Examples:
+def read_again(rows: Rows, encoding: Mapping[str, Any], learned: Learned) -> Examples:
     """Rows as a student reads them whose file holds this encoding, for instance to judge it on new ones.
 
     Raises:
@@ -112,12 +136,10 @@ def read_again(rows: Rows, encoding: Mapping[str, Any], label: str) -> Examples:
     from tutelage.data.encoders import encoder_of
 
     encoder = encoder_of(encoding)
-    kept, _ = _usable(rows, label, {"x": {"text": encoder.columns}})
-    targets, classes = _labels(kept, label)
-    bare = Examples.make(
-        torch.zeros(len(kept), 1), targets, classes, rows.name, contents=_contents(kept, encoder.columns)
-    )
-    return _filled(bare, kept, {"x": encoder}, "x")
+    inputs = {"x": {"text": encoder.columns}}
+    _check_columns(learned, len(encoder.columns))
+    kept, _ = _usable(rows, learned, inputs)
+    return _filled(_bare(kept, learned, inputs), kept, {"x": encoder}, "x", learned)[0]
 
 
 def _rows(columns: Mapping[str, Any], name: str) -> Rows:
@@ -134,39 +156,60 @@ def _rows(columns: Mapping[str, Any], name: str) -> Rows:
     return Rows(name, made)
 
 
-def _usable(rows: Rows, label: str, inputs: Mapping[str, Mapping[str, Any]]) -> tuple[Rows, list[str]]:
-    """The rows that have a label, and something to read in every view."""
-    said: NDArray[np.bool_] = np.array([bool(text) for text in rows.texts(label, "data.label")], dtype=bool)
-    notices = (
-        [] if said.all() else [f"{int((~said).sum()):,} of {len(rows):,} rows have no `{label}`, and are left out"]
-    )
+def _check_questions(learned: Learned, inputs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse views in whose tokens an answer has no place."""
+    if learned.answer is None:
+        return
+    spec = next(iter(inputs.values()))
+    if len(inputs) > 1 or not spec.get("tokens"):
+        raise InputError(
+            "the places of an answer are those of one view's tokens, which teacher and student read both",
+            where="data.inputs", given=", ".join(inputs) if len(inputs) > 1 else "a view without `tokens`",
+            expected="such as {x: {text: [question, context], tokens: {length: 128}}}",
+        )  # fmt: skip
+    _check_columns(learned, len(columns_of(spec)))
+    if spec["tokens"].get("code_switch"):
+        raise InputError(
+            "an answer has no place in a text whose words are replaced", where="data.inputs",
+            fix="leave `code_switch` out",
+        )  # fmt: skip
+
+
+def _check_columns(learned: Learned, number: int) -> None:
+    if learned.answer is not None and number != 2:
+        raise InputError(
+            "a question and the text that holds its answer are two columns", where="data.inputs",
+            given=f"{number} column{'s' * (number > 1)}", expected="such as text: [question, context]",
+        )  # fmt: skip
+
+
+def _usable(rows: Rows, learned: Learned, inputs: Mapping[str, Mapping[str, Any]]) -> tuple[Rows, list[str]]:
+    """The rows that say what is learned, and something to read in every view."""
+    said, notices = np.ones(len(rows), dtype=bool), []
+    for where, column in learned.columns.items():
+        full = np.array([bool(text) for text in rows.texts(column, where)], dtype=bool)
+        if lost := int((said & ~full).sum()):
+            notices.append(f"{lost:,} of {len(rows):,} rows have no `{column}`, and are left out")
+        said &= full
+    if learned.answer is not None:
+        _, there = learned.answer.spans(rows, columns_of(next(iter(inputs.values())))[1])
+        if lost := int((~there).sum()):
+            notices.append(f"{lost:,} of {len(rows):,} answers are not in their text, and are left out")
+        said &= there
     for view, spec in inputs.items():
         columns = [rows.column(name, f"data.inputs.{view}") for name in columns_of(spec)]
         texts = [column for column in columns if column.dtype == object]
         if not columns or len(texts) < len(columns):
             continue  # numbers that are missing, and pictures, are the encoder's business
-        full: NDArray[np.bool_] = np.array([any(cells) for cells in zip(*(c.tolist() for c in texts), strict=True)])
+        full = np.array([any(cells) for cells in zip(*(c.tolist() for c in texts), strict=True)], dtype=bool)
         if lost := int((said & ~full).sum()):
             notices.append(f"{lost:,} rows say nothing in the view `{view}`, and are left out")
         said &= full
     if not said.any():
-        raise DataError("no row has a label and something to read", where=rows.name, given=f"{len(rows):,} rows")
-    return (rows if said.all() else rows.take(np.flatnonzero(said))), notices
-
-
-def _labels(rows: Rows, label: str) -> tuple[torch.Tensor, list[str]]:
-    texts = rows.texts(label, "data.label")
-    classes = sorted(set(texts), key=natural)
-    if rows.column(label).dtype.kind == "f" and len(classes) > 100:
         raise DataError(
-            f"`{label}` looks like a number to be predicted, not like classes", where="data.label",
-            given=f"{len(classes):,} different numbers", expected="at most 100", fix="name a column of classes",
-        )  # fmt: skip
-    if len(classes) < 2:
-        raise DataError(f"all rows have the same `{label}`", where="data.label", given=classes[0])
-    check_names(classes, f"data.label {label}")
-    places = {name: number for number, name in enumerate(classes)}
-    return torch.tensor([places[text] for text in texts], dtype=torch.int64), classes
+            "no row says what is learned and has something to read", where=rows.name, given=f"{len(rows):,} rows"
+        )
+    return (rows if said.all() else rows.take(np.flatnonzero(said))), notices
 
 
 def _contents(rows: Rows, columns: Sequence[str]) -> list[bytes]:
@@ -186,15 +229,21 @@ def _groups(rows: Rows, group: str) -> list[str]:
     return [text or f"\0{row}" for row, text in enumerate(rows.texts(group, "data.group"))]
 
 
-def _divided(
-    rows: Rows, label: str, inputs: Mapping[str, Mapping[str, Any]], group: str | None, part: str | None, *,
-    val: float, test: float, seed: int, allow_twins: bool,
-) -> Splits:  # fmt: skip
-    """Three parts of examples that have ids, labels and groups, but nothing to read yet; origins are their rows."""
-    targets, classes = _labels(rows, label)
+def _bare(rows: Rows, learned: Learned, inputs: Mapping[str, Mapping[str, Any]], group: str | None = None) -> Examples:
+    """Examples that have ids, labels and groups, but nothing to read yet; origins are their rows."""
+    targets, classes, tasks = learned.bare(rows)
     contents = _contents(rows, [name for spec in inputs.values() for name in columns_of(spec)])
     groups = None if group is None else _groups(rows, group)
-    bare = Examples.make(torch.zeros(len(rows), 1), targets, classes, rows.name, contents=contents, groups=groups)
+    blank = torch.zeros(len(rows), 1)
+    return Examples.make(blank, targets, classes, rows.name, tasks=tasks, contents=contents, groups=groups)
+
+
+def _divided(
+    rows: Rows, learned: Learned, inputs: Mapping[str, Mapping[str, Any]], group: str | None, part: str | None, *,
+    val: float, test: float, seed: int, allow_twins: bool,
+) -> Splits:  # fmt: skip
+    """Three parts of examples that have nothing to read yet."""
+    bare = _bare(rows, learned, inputs, group)
     parts = {"train": bare}
     if part is not None:
         said = np.array(rows.texts(part, "data.part"))[bare.origins.numpy()]
@@ -211,8 +260,17 @@ def _divided(
     return assemble(parts, val=val, test=test, seed=seed, where=rows.name, allow_overlap=allow_twins)
 
 
-def _filled(bare: Examples, rows: Rows, encoders: Mapping[str, Encoder], reads: str) -> Examples:
+def _filled(
+    bare: Examples, rows: Rows, encoders: Mapping[str, Encoder], reads: str, learned: Learned
+) -> tuple[Examples, int]:
+    """With something to read; and how many answers are not read to their end."""
     chosen = rows.take(bare.origins.numpy())
     views = {view: encoder.encode(chosen) for view, encoder in encoders.items()}
     encodings = {view: {**encoder.facts(), "vocabulary": encoder.vocabulary} for view, encoder in encoders.items()}
-    return replace(bare, inputs=views[reads], reads=reads, encodings=encodings, views=views if len(views) > 1 else {})
+    reader, cut = encoders[reads], 0
+    if learned.answer is not None:
+        assert isinstance(reader, Tokens)
+        bare, cut = learned.placed(bare, chosen, reader)
+        encodings[reads]["separator"] = reader.separator
+    views_of_all = views if len(views) > 1 else {}
+    return replace(bare, inputs=views[reads], reads=reads, encodings=encodings, views=views_of_all), cut

@@ -26,6 +26,7 @@ class Rows:
     name: str
     columns: Mapping[str, Column]
     rates: Mapping[str, int] = field(default_factory=dict)  # of columns with sound: samples per second
+    hint: str = ""  # what brings columns that are not there
 
     def __post_init__(self) -> None:
         lengths = {name: len(column) for name, column in self.columns.items()}
@@ -44,7 +45,7 @@ class Rows:
         if name not in self.columns:
             raise InputError(
                 f"there is no column `{name}`", where=where or self.name,
-                expected="one of " + ", ".join(self.columns), fix=nearest(name, self.columns),
+                expected="one of " + ", ".join(self.columns), fix=nearest(name, self.columns) or self.hint or None,
             )  # fmt: skip
         return self.columns[name]
 
@@ -78,4 +79,4 @@ class Rows:
     def take(self, index: NDArray[np.int64] | Sequence[int]) -> Rows:
         """Some of them, in the order of `index`."""
         chosen = np.asarray(index, dtype=np.int64)
-        return Rows(self.name, {name: column[chosen] for name, column in self.columns.items()}, self.rates)
+        return Rows(self.name, {name: column[chosen] for name, column in self.columns.items()}, self.rates, self.hint)

@@ -18,6 +18,7 @@ from tutelage.data.folds import pool
 from tutelage.data.idx import read_idx
 from tutelage.data.images import printable, refit
 from tutelage.data.inputs import told_rows
+from tutelage.data.learned import Learned
 from tutelage.data.sets import SETS, set_folder
 from tutelage.data.splits import Splits, assemble, check_shares, leaks, split
 from tutelage.errors import DamagedError, DataError, InputError, nearest
@@ -30,7 +31,7 @@ SOURCES: dict[str, str] = {
     "digits": "1,797 handwritten digits of 8×8 pixels that come with scikit-learn",
     "fashion-mnist": "70,000 images of clothes, 28×28, 10 classes (Debian: dataset-fashion-mnist, or data.path)",
     "folder": "images in one folder for each class, with or without train/, val/, test/ above (data.path)",
-    "rows": "a .csv, .tsv, .jsonl, .parquet or .conll file; data.label and data.inputs say what of it (data.path)",
+    "rows": "a .csv, .tsv, .json, .jsonl, .parquet or .conll file; data.label and data.inputs say more (data.path)",
     "sounds": "WAV files in one folder for each class; what stands before a name's first _ is its speaker (data.path)",
     **{name: one.line for name, one in SETS.items()},
 }
@@ -106,7 +107,7 @@ def load_rows(
     source: str,
     *,
     path: Path | str | None = None,
-    label: str | None = None,
+    learned: Learned | None = None,
     inputs: Mapping[str, Mapping[str, Any]] | None = None,
     reads: str | None = None,
     group: str | None = None,
@@ -124,6 +125,7 @@ def load_rows(
         InputError: something is missing that the source does not say itself.
         DataError: the data cannot be used, or are not here.
     """
+    learned = learned or Learned()
     if source not in SETS and path is None:
         raise InputError(f"the source `{source}` needs a path", where="data.path", expected=SOURCES[source])
     if source == "sounds":
@@ -131,26 +133,28 @@ def load_rows(
 
         assert path is not None
         rows = load_wavs(_at_home(path, "data.path"))
-        label, inputs, group = label or "label", inputs or {"s": {"sound": "sound"}}, group or "speaker"
+        learned = learned.or_else("label", None)
+        inputs, group = inputs or {"s": {"sound": "sound"}}, group or "speaker"
     elif source == "rows":
         from tutelage.data.tabular import read_rows
 
         assert path is not None
         rows = read_rows(_at_home(path, "data.path"))
-        if label is None or not inputs:
+        if learned.missing or not inputs:
             raise InputError(
                 "rows do not say what is learned of them",
-                where="data.label" if label is None else "data.inputs", expected="one of " + ", ".join(rows.columns),
+                where="data.label" if learned.missing else "data.inputs", expected="one of " + ", ".join(rows.columns),
                 fix="such as label: section, and inputs: {x: {text: description, tokens: {length: 64}}}",
             )  # fmt: skip
     else:
         known = SETS[source]
         rows = known.read(set_folder(source) if path is None else _at_home(path, "data.path"))
-        label, inputs = label or known.label, inputs or known.inputs
+        learned, inputs = learned.or_else(known.label, known.args.get("answer")), inputs or known.inputs
         group, part = group or known.group, part or known.args.get("part")
     return told_rows(
-        rows, label=label, inputs=inputs, reads=reads, group=group, part=part, val=val, test=test, seed=seed, fold=fold
-    )
+        rows, learned=learned, inputs=inputs, reads=reads, group=group, part=part, val=val, test=test, seed=seed,
+        fold=fold,
+    )  # fmt: skip
 
 
 def with_training_part(splits: Splits, path: Path | str, *, image_size: int | None = None) -> Splits:

@@ -1,4 +1,4 @@
-"""The user's own tables: .csv, .tsv, .jsonl, .parquet, and folders of Hugging Face `datasets`, as rows of columns."""
+"""The user's own tables, .csv, .tsv, .jsonl, .json, .parquet, and folders of Hugging Face `datasets`, as rows."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ import numpy as np
 
 from tutelage.data.examples import listed
 from tutelage.data.images import absence, printable
+from tutelage.data.questions import question_columns
 from tutelage.data.rows import Column, Rows
 from tutelage.data.tagged import tagged_columns
 from tutelage.errors import DamagedError, DataError
 
 __all__ = ["MOST_BYTES", "SUFFIXES", "read_rows"]
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".conll")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".conll")
 
 MOST_BYTES = 2 * 2**30
 _FIELD = 2**31 - 1
@@ -38,7 +39,7 @@ def read_rows(path: Path | str) -> Rows:
     keys that are missing are empty cells, and lists of numbers of one length are one column. A .parquet file, and a
     folder that `datasets.save_to_disk` wrote, need the extra `parquet`; there class labels become their names, and the
     splits of a folder a column `part` with train, val and test. A .conll file holds words with tags; see
-    `tutelage.data.tagged`.
+    `tutelage.data.tagged`. A .json file holds questions in the form of SQuAD; see `tutelage.data.questions`.
 
     Raises:
         DataError: there is no such file, it is of another kind, larger than 2 GiB, or its rows do not fit together.
@@ -67,6 +68,8 @@ def read_rows(path: Path | str) -> Rows:
         columns = tagged_columns(path, text)
     elif suffix == ".jsonl":
         columns = _jsonl(path, text)
+    elif suffix == ".json":
+        columns = question_columns(path, _json(path, text))
     else:
         columns = _separated(path, text, "," if suffix == ".csv" else "\t")
     if not columns or not len(next(iter(columns.values()))):
@@ -169,11 +172,7 @@ def _jsonl(path: Path, text: str) -> dict[str, Column]:
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line, object_pairs_hook=_once, parse_constant=_refuse_constant)
-        except (ValueError, RecursionError) as error:
-            said = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-            raise DataError(f"{printable(path)} is not JSON: {said}", where=f"line {number:,}") from None
+        row = _json(path, line, number)
         if not isinstance(row, dict):
             raise DataError(
                 f"{printable(path)} holds something else than an object", where=f"line {number:,}",
@@ -182,6 +181,18 @@ def _jsonl(path: Path, text: str) -> dict[str, Column]:
         rows.append(row)
     names = list(dict.fromkeys(chain.from_iterable(rows)))
     return {name: column_of([row.get(name) for row in rows], name, path) for name in names}
+
+
+def _json(path: Path, text: str, line: int | None = None) -> Any:
+    """What JSON says: the whole of a file, or one line of it."""
+    try:
+        return json.loads(text, object_pairs_hook=_once, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        said = str(error)
+        if isinstance(error, json.JSONDecodeError):
+            said, line = error.msg, line or error.lineno
+        where = None if line is None else f"line {line:,}"
+        raise DataError(f"{printable(path)} is not JSON: {said}", where=where) from None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

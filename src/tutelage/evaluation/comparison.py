@@ -7,6 +7,7 @@ over test examples stands beside it. With a single run only the test examples ca
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtr
 
 from tutelage.evaluation import metrics
+from tutelage.evaluation.differences import bootstrap_rows
 from tutelage.evaluation.significance import (
     Estimate,
     benjamini_hochberg,
@@ -27,6 +29,7 @@ from tutelage.evaluation.significance import (
 )
 
 Right = NDArray[np.bool_]  # (N,) which test examples one model got right
+Marks = NDArray[Any]  # (N,) which examples were right, or how right they were, in [0, 1]
 Ints = NDArray[np.int64]
 FALSE_DISCOVERY_RATE = 0.05
 MOST_MATRIX_CLASSES = 20
@@ -34,17 +37,28 @@ _MOST_PAIRS = 12
 
 
 def compare(
-    name: str, first: Mapping[int, Right], against: str, second: Mapping[int, Right], labels: Ints, *, resamples: int
+    name: str, first: Mapping[int, Marks], against: str, second: Mapping[int, Marks], labels: Ints, *, resamples: int
 ) -> dict[str, Any]:
-    """One paired comparison of two arms over their common seeds, as it stands in the report."""
+    """One paired comparison of two arms over their common seeds, as it stands in the report.
+
+    Args:
+        name, first: an arm, and by seed which test examples it got right, (N,) bool, or how right it was, (N,) float
+            within [0, 1].
+        against, second: likewise, what it is held against.
+        labels: (N,) within which test examples are drawn again.
+        resamples: of the bootstrap over test examples.
+    """
     seeds = sorted(first.keys() & second.keys())
     a, b = np.stack([first[seed] for seed in seeds]), np.stack([second[seed] for seed in seeds])
     ours, theirs, n = a.mean(axis=1).tolist(), b.mean(axis=1).tolist(), int(labels.size)
     by_seed = paired_by_seed(ours, theirs, n)
-    by_example = paired_bootstrap(a, b, labels, resamples=resamples)
+    graded = a.dtype != np.bool_
+    by_example = (_graded if graded else paired_bootstrap)(a, b, labels, resamples=resamples)
     single = len(seeds) == 1
     deciding = by_example if single else by_seed
-    gained, lost = int((a & ~b).sum()), int((b & ~a).sum())
+    gained, lost = int((a > b).sum()), int((b > a).sum())
+    apart = float(((a - b) ** 2).sum()) if graded else gained + lost
+    of_examples = _mean_p(a[0] - b[0]) if graded else mcnemar(gained, lost)
     return {
         "name": name,
         "against": against,
@@ -54,12 +68,19 @@ def compare(
         "by_seed": None if single else by_seed.to_json(),
         "by_example": by_example.to_json(),
         "per_seed": [{"seed": seed, "difference": x - y} for seed, x, y in zip(seeds, ours, theirs, strict=True)],
-        "p": mcnemar(gained, lost) if single else paired_p(ours, theirs, n),
-        "p_method": "McNemar, exact" if single else "paired t by seed",
+        "p": of_examples if single else paired_p(ours, theirs, n),
+        "p_method": ("paired t by example" if graded else "McNemar, exact") if single else "paired t by seed",
         "newly_right": gained / len(seeds),
         "newly_wrong": lost / len(seeds),
-        "minimum_detectable": minimum_detectable((gained + lost) / (n * len(seeds)), n),
+        "minimum_detectable": minimum_detectable(apart / (n * len(seeds)), n),
     }
+
+
+def _graded(first: Marks, second: Marks, labels: Ints, *, resamples: int) -> Estimate:
+    """The bootstrap of a mean difference whose values are many, so that rows have to be drawn themselves."""
+    gap = first.mean(axis=0) - second.mean(axis=0)
+    found = bootstrap_rows(float(gap.mean()), lambda rows: gap[rows].mean(axis=1), labels, resamples)
+    return replace(found, seeds=len(first))
 
 
 def compare_pairs(

@@ -73,6 +73,12 @@ class Lineup:
         found = {arm.name: self.baseline(arm) for arm in self.plain if self.role(arm) == "distilled"}
         return {name: baseline for name, baseline in found.items() if baseline is not None}
 
+    def compared(self) -> dict[str, str]:
+        """Every arm that is held against a baseline: the distilled ones, and then those that learned in another way
+        without a teacher."""
+        untaught = {arm.name: self.baseline(arm) for arm in self.plain if self.role(arm) == "other"}
+        return self.against_baselines() | {name: other for name, other in untaught.items() if other is not None}
+
     def against_originals(self) -> dict[str, str]:
         """Compressed arm -> the arm it was made from."""
         return {arm.name: arm.of for arm in self.arms if arm.compression}

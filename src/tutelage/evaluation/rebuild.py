@@ -142,7 +142,8 @@ def _tasks(report: Report, teacher: Saved) -> TaskFacts | None:
     if found is None:
         return None
     further = {row["name"]: row["classes"] for row in found["each"][1:]}
-    return TaskFacts(found["main"], {name: (teacher.tasks[name][0], classes) for name, classes in further.items()})
+    asked = {name: (teacher.tasks[name][0], classes) for name, classes in further.items()}
+    return TaskFacts(found["main"], asked, questions=found.get("questions", False))
 
 
 def _data(facts: Report) -> DataFacts:

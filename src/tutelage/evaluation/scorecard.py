@@ -22,10 +22,10 @@ seeds, method}, whose ends are null where one run tells nothing about the spread
                      answers {test, val, train: sum of what it answered}, robust where attacked}],
                      robust where all runs were attacked: {accuracy E, fgsm E, clean E, accuracy_items E, eps, steps,
                      step, restarts, examples}; those of runs are measured, and no answers give them again}
-    comparisons     one per distilled arm against the baseline of its student: {name, against, basis: seeds|examples|
-                     folds, decision: gain|none|worse, difference E (the one that decides), by_seed E|null,
-                     by_example E, per_seed [{seed, difference}], p, p_method, p_adjusted, newly_right, newly_wrong,
-                     minimum_detectable}
+    comparisons     one per distilled arm against the baseline of its student, and then one per other arm that learned
+                     without a teacher; adjusted together: {name, against, basis: seeds|examples|folds, decision: gain|
+                     none|worse, difference E (the one that decides), by_seed E|null, by_example E, per_seed [{seed,
+                     difference}], p, p_method, p_adjusted, newly_right, newly_wrong, minimum_detectable}
     compressions    likewise, one per compressed arm against the arm it was made from
     frontier        {batch, threads, points [{name, student, method, compression, role, accuracy E, parameters,
                      file_bytes, multiply_adds|null, p50_ms {value, ci_low, ci_high}|null, on_size, on_latency}]}
@@ -48,8 +48,11 @@ seeds, method}, whose ends are null where one run tells nothing about the spread
     notices         [text], what the run wants read         warnings   [{code, text}], the notices last
     methods         {metric: how it was computed}
 
-Where models answer several tasks all of this is of the main one, and `tasks` holds how they did on each: {main, mean
-[{name, accuracy E}], each [task]}; see `evaluation.tasks`.
+Where models answer several tasks all of this is of the main one, and `tasks` holds how they did on each and on all
+together: {main, mean [{name, accuracy E}], each [task], questions, joint}; see `evaluation.tasks` and `.joint`. Where
+these are the places at which an answer in a text starts and ends (`questions`), right is who names both: `accuracy` is
+exact match, `f1` stands beside it, and so are the comparisons, the frontier and the lists of examples. What else models
+have is of where answers start, and `fidelity` is left out.
 
 A metric that is not defined for every seed of a model, such as a temperature where the validation part has no best one,
 is missing from the model's `metrics`; a report of an earlier version may lack any but the first ones. `per_class`,
@@ -74,6 +77,7 @@ from tutelage.evaluation.drawn import drawn
 from tutelage.evaluation.fidelity import fidelity
 from tutelage.evaluation.flags import red_flags
 from tutelage.evaluation.frontier import frontier
+from tutelage.evaluation.joint import judge_together, score_together
 from tutelage.evaluation.judged import Arm, DataFacts, Judged, RunFacts, Timed
 from tutelage.evaluation.lineup import TEACHER, Lineup, seeds_of
 from tutelage.evaluation.modelrows import model_rows
@@ -130,12 +134,19 @@ def scorecard(
     questions = Questions(numbers, truth, len(classes), val_labels, train_labels)
     answers = {name: [read(name, one, questions) for one in several] for name, several in judged.items()}
     logits = {name: [one.test for one in several] for name, several in answers.items()}
+    main = Asked(numbers, truth, tuple(classes))
+    together = None if tasks is None else judge_together(tasks, judged, main)
     right = {name: [metrics.predictions(one) == truth for one in several] for name, several in logits.items()}
+    strata, taught = truth, lineup.against_baselines()
+    if together is not None and together.questions:
+        # An answer in a text is right as a whole, or it is not.
+        right, strata, taught = dict(together.right), together.strata, {}
     share = {name: np.asarray(np.mean(several, axis=0), dtype=np.float64) for name, several in right.items()}
     by_seed = {arm.name: dict(zip(seeds_of(arm), right[arm.name], strict=True)) for arm in lineup.arms}
     headline, known = lineup.headline.name, lineup.baseline(lineup.headline)
     marks = {name: [ranking.class_marks(one, truth) for one in several] for name, several in logits.items()}
     scores = score_models(judged, answers, questions, marks)
+    scores = scores if together is None else together.told(scores)
     rows = model_rows(lineup, judged, scores, truth.size, latency or {})
     shown = [name for name in dict.fromkeys((TEACHER, known, headline)) if name]
     report: dict[str, Any] = {
@@ -149,22 +160,26 @@ def scorecard(
         "resamples": resamples,
         "data": _data(data, classes, truth),
         "models": rows,
-        "comparisons": compare_pairs(lineup.against_baselines(), by_seed, truth, resamples=resamples),
-        "compressions": compare_pairs(lineup.against_originals(), by_seed, truth, resamples=resamples),
+        "comparisons": compare_pairs(lineup.compared(), by_seed, strata, resamples=resamples),
+        "compressions": compare_pairs(lineup.against_originals(), by_seed, strata, resamples=resamples),
         "frontier": frontier(rows),
         "per_class": ranking.with_marks(
             by_class(classes, truth, share, headline=headline, baseline=known if known != headline else None), marks
         ),
         "confusion": mistakes(logits, truth, classes, shown),
-        "fidelity": _fidelity(lineup, answers, questions, resamples),
+        "fidelity": _fidelity(taught, lineup, answers, questions, resamples),
         "drawn": drawn({name: logits[name] for name in shown}, truth),
         **_curves(lineup.plain, teacher_val_accuracy),
         "methods": {key: how for key, how in METHODS.items() if any(key in row["runs"][0]["metrics"] for row in rows)}
-        | (robust.METHODS if any("robust" in row for row in rows) else {}),
+        | (robust.METHODS if any("robust" in row for row in rows) else {})
+        | ({} if together is None else together.methods),
     }
+    if together is not None and together.most is not None:
+        report["data"]["majority_share"] = together.most
     report["summary"] = _summary(report, share, numbers)
-    if tasks is not None:
-        report["tasks"] = score_tasks(tasks, lineup, judged, Asked(numbers, truth, tuple(classes)), resamples=resamples)
+    if tasks is not None and together is not None:
+        report["tasks"] = score_tasks(tasks, lineup, judged, main, resamples=resamples)
+        report["tasks"] |= score_together(together, lineup, judged, resamples=resamples)
     return report | {"notices": list(warnings), "warnings": red_flags(report, warnings)}
 
 
@@ -212,7 +227,11 @@ def _data(data: DataFacts, classes: Sequence[str], truth: metrics.Ints) -> dict[
 
 
 def _fidelity(
-    lineup: Lineup, answers: Mapping[str, Sequence[Answers]], questions: Questions, resamples: int
+    against: Mapping[str, str],
+    lineup: Lineup,
+    answers: Mapping[str, Sequence[Answers]],
+    questions: Questions,
+    resamples: int,
 ) -> dict[str, Any]:
     """How every distilled arm and its baseline agree with the teacher, on the test part and on what they learned."""
     seen = {name: [one.train for one in several if one.train is not None] for name, several in answers.items()}
@@ -220,7 +239,7 @@ def _fidelity(
     return fidelity(
         {name: [one.test for one in several] for name, several in answers.items()},
         questions.labels,
-        against=lineup.against_baselines(),
+        against=against,
         train=(train, np.asarray(questions.train_labels, dtype=np.int64)) if train else None,
         resamples=resamples,
         seeds={arm.name: seeds_of(arm) for arm in lineup.arms},

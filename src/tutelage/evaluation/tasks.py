@@ -7,6 +7,7 @@
              comparisons: as those of the report}], the main task first
 
 The p-values of all tasks' comparisons are adjusted together: who looks at three tasks has three chances to be lucky.
+What models made of all tasks at once, `questions` and `joint`, stands beside these; see `evaluation.joint`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from tutelage.evaluation.lineup import TEACHER, Lineup, seeds_of
 from tutelage.evaluation.scoring import digest
 from tutelage.evaluation.significance import over_seeds, wilson
 
-__all__ = ["Asked", "TaskFacts", "score_tasks"]
+__all__ = ["Asked", "TaskFacts", "asked_of", "logits_of", "score_tasks"]
 
 
 @final
@@ -36,6 +37,7 @@ class TaskFacts:
 
     main: str  # what the main task is called
     further: Mapping[str, tuple[ArrayLike, Sequence[str]]]  # task -> labels (N,), names of its classes
+    questions: bool = False  # whether the tasks are the places where an answer starts and ends
 
 
 @final
@@ -46,6 +48,18 @@ class Asked:
     ids: metrics.Ints  # (N,)
     labels: metrics.Ints  # (N,)
     classes: tuple[str, ...]
+
+
+def asked_of(facts: TaskFacts, main: Asked) -> dict[str, Asked]:
+    """Task -> its questions, the main one first.
+
+    Raises:
+        InputError: labels that are no class numbers.
+    """
+    asked = {facts.main: main}
+    for name, (labels, classes) in facts.further.items():
+        asked[name] = Asked(main.ids, metrics.as_labels(labels, len(classes)), tuple(classes))
+    return asked
 
 
 def score_tasks(
@@ -63,14 +77,11 @@ def score_tasks(
     Raises:
         InputError: a model lacks answers to a task, or they do not fit its labels.
     """
-    asked = {facts.main: main}
-    for name, (labels, classes) in facts.further.items():
-        asked[name] = Asked(main.ids, metrics.as_labels(labels, len(classes)), tuple(classes))
     roles = {TEACHER: TEACHER, **{arm.name: lineup.role(arm) for arm in lineup.arms}}
     right: dict[str, dict[str, list[np.ndarray[Any, np.dtype[np.bool_]]]]] = {}
     each, compared = [], []
-    for task, own in asked.items():
-        said = {name: [_logits(name, one, task, facts.main) for one in several] for name, several in judged.items()}
+    for task, own in asked_of(facts, main).items():
+        said = {name: [logits_of(name, one, task, facts.main) for one in several] for name, several in judged.items()}
         right[task] = {name: [_right(name, logits, own, task) for logits in several] for name, several in said.items()}
         models = [
             _model(name, roles[name], [one.seed for one in judged[name]], said[name], right[task][name], own)
@@ -78,10 +89,12 @@ def score_tasks(
         ]
         share = float(np.bincount(own.labels).max() / own.labels.size)
         each.append({"name": task, "classes": list(own.classes), "majority_share": share, "models": models})
+        # Of hundreds of places few examples have the same one, so that only whether there is an answer is a stratum.
+        strata = (own.labels > 0).astype(np.int64) if facts.questions else own.labels
         seeds = {arm.name: dict(zip(seeds_of(arm), right[task][arm.name], strict=True)) for arm in lineup.arms}
         compared += [
-            compare(name, seeds[name], other, seeds[other], own.labels, resamples=resamples) | {"task": task}
-            for name, other in lineup.against_baselines().items()
+            compare(name, seeds[name], other, seeds[other], strata, resamples=resamples) | {"task": task}
+            for name, other in lineup.compared().items()
         ]
     adjusted = adjust(compared)
     for row in each:
@@ -99,7 +112,12 @@ def _means(right: Mapping[str, Mapping[str, Sequence[Any]]], n: int) -> list[dic
     return found
 
 
-def _logits(name: str, model: Judged, task: str, main: str) -> ArrayLike:
+def logits_of(name: str, model: Judged, task: str, main: str) -> ArrayLike:
+    """A model's logits (N, C) of one task.
+
+    Raises:
+        InputError: it has none.
+    """
     if task == main:
         return model.logits
     if task not in model.tasks:

@@ -149,7 +149,7 @@ def export_model(
     trial = place / path.name
     try:
         form.write(module, facts, calibration, trial)
-        parity = compare(module, form.open(trial), inputs, targets)
+        parity = compare(module, form.open(trial), inputs, targets, facts)
         gate(parity, exact=form.exact, max_drop=max_drop, what=path.name)
         trial.replace(path)
         sync_folder(path.parent)

@@ -41,6 +41,7 @@ class Facts:
         head: the last layer of a teacher that it ends in, as `models.reuse` describes it; None where it has its own.
         encoding: what makes its input of text, a table or a sound, as `data.encoders` describes it; None of images.
         smaller: the steps by which the plain net gets the shapes of one that was cut, as `compress.rebuilt` reads them.
+        tasks: of several tasks how many classes each has, in the order of their logits; None of one.
     """
 
     classes: tuple[str, ...]
@@ -53,11 +54,17 @@ class Facts:
     head: Mapping[str, Any] | None = None
     encoding: Mapping[str, Any] | None = None
     smaller: Sequence[Mapping[str, Any]] | None = None
+    tasks: Mapping[str, int] | None = None
 
     @property
     def vocabulary(self) -> int:
         """How many tokens there are; 0 where it reads none."""
         return int((self.encoding or {}).get("vocabulary", 0))
+
+    @property
+    def separator(self) -> int:
+        """The token that ends a text, where it answers questions about texts with places; else 0."""
+        return int((self.encoding or {}).get("separator", 0))
 
     def example(self, rows: int = 1, *, seed: int = 0) -> Inputs:
         """Made-up inputs (rows, *input_shape) of the kind that it reads, always the same."""
@@ -80,8 +87,10 @@ class Facts:
 
     def to_text(self) -> str:
         """As JSON, with what a program in another language needs to know."""
-        return json.dumps({"format": _FORMAT, **asdict(self), "encoding": _packed(self.encoding), "input": "input",
-                           "output": "logits", "preprocessing": self.preprocessing})  # fmt: skip
+        told = {"format": _FORMAT, **asdict(self), "encoding": _packed(self.encoding)}
+        if self.tasks is None:
+            del told["tasks"]
+        return json.dumps({**told, "input": "input", "output": "logits", "preprocessing": self.preprocessing})
 
     @classmethod
     def from_text(cls, text: str, where: str) -> Self:
@@ -97,7 +106,7 @@ class Facts:
             return cls(
                 tuple(map(str, told["classes"])), tuple(map(int, told["input_shape"])), told["model"], told["args"],
                 tuple(map(float, told["mean"])), tuple(map(float, told["std"])), str(told["name"]), told["head"],
-                _unpacked(told.get("encoding")), told.get("smaller"),
+                _unpacked(told.get("encoding")), told.get("smaller"), _sizes(told.get("tasks")),
             )  # fmt: skip
         except (ValueError, KeyError, TypeError, AttributeError, zlib.error) as error:
             raise DamagedError(f"{where} does not say what goes in and what comes out", given=repr(error)) from error
@@ -116,15 +125,22 @@ class Runner(Protocol):
 def example_inputs(shape: Sequence[int], encoding: Mapping[str, Any] | None, rows: int, *, seed: int = 0) -> Inputs:
     """Made-up inputs (rows, *shape) as an encoding would make them, for timing and trying; always the same.
 
-    Tokens are whole numbers from 1 below the vocabulary, without padding; other numbers lie in [0, 1], or around 0
-    where the encoding scales them so.
+    Tokens are whole numbers from 1 below the vocabulary, without padding, a quarter of them a question where the
+    encoding knows what ends one; other numbers lie in [0, 1], or around 0 where the encoding scales them so.
     """
     generator, told = np.random.default_rng(seed), encoding or {}
     if vocabulary := int(told.get("vocabulary", 0)):
-        return generator.integers(1, vocabulary, size=(rows, *shape))
+        tokens = generator.integers(1, vocabulary, size=(rows, *shape))
+        if separator := int(told.get("separator", 0)):
+            tokens[:, [shape[0] // 4, -1]] = separator
+        return tokens
     if told.get("kind") in _SCALED:
         return generator.standard_normal((rows, *shape), dtype=np.float32)
     return generator.random((rows, *shape), dtype=np.float32)
+
+
+def _sizes(tasks: Any) -> dict[str, int] | None:
+    return None if tasks is None else {str(name): int(size) for name, size in tasks.items()}
 
 
 def _packed(encoding: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -142,7 +158,8 @@ def _unpacked(encoding: Any) -> dict[str, Any] | None:
     if encoding is None:
         return None
     told = dict(encoding)
-    if int(told.get("vocabulary", 0)) < 0 or not isinstance(told.get("kind"), str):
+    fits = 0 <= int(told.get("separator", 0)) <= int(told.get("vocabulary", 0))
+    if not fits or not isinstance(told.get("kind"), str):
         raise ValueError("encoding")
     if isinstance(told.get("tokenizer"), dict):
         data = base64.b64decode(told["tokenizer"]["zlib"], validate=True)

@@ -1,11 +1,13 @@
 """Whether a file answers as the model does that it was made from: on real examples, in batches of several sizes.
 
 Rows are compared between sizes too. A quantised model may be right on average and wrong in single rows, and right in
-batches of one size and wrong in those of another.
+batches of one size and wrong in those of another. Each of several tasks has a best class of its own, and the task with
+the lowest share counts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -15,7 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tutelage.errors import GateError
-from tutelage.export.facts import Inputs, Runner
+from tutelage.evaluation.spans import IMPOSSIBLE
+from tutelage.export.facts import Facts, Inputs, Runner
+from tutelage.export.tasks import shares_of
 
 __all__ = ["BATCHES", "LEAST", "Parity", "compare", "gate"]
 
@@ -36,7 +40,7 @@ class Parity:
         batches: in batches of these sizes.
         difference: the largest difference between two logits.
         spread: the standard deviation of the model's logits, which the difference is to be seen beside.
-        agreement: share of examples with the same best class, at the worst size.
+        agreement: share of examples with the same best class, at the worst size, of several tasks in the worst one.
         alike: the same share between any two sizes, at worst.
         between: the largest difference of a logit between two sizes.
         accuracy: of the file, at the worst size; None where no labels are known.
@@ -63,14 +67,17 @@ class Parity:
         return f"{said}; {self.examples} examples in batches of {', '.join(map(str, self.batches))}"
 
 
-def compare(model: nn.Module, runner: Runner, inputs: Tensor, targets: Tensor | None = None) -> Parity:
+def compare(
+    model: nn.Module, runner: Runner, inputs: Tensor, targets: Tensor | None = None, facts: Facts | None = None
+) -> Parity:
     """Ask both about the same examples.
 
     Args:
         model: maps (B, …) to logits (B, C); asked in eval mode, in one batch size only, since it is the reference.
         runner: the file.
         inputs: (N, …) float32 in [0, 1], or int64 tokens.
-        targets: (N,) labels.
+        targets: (N,) labels; of several tasks there are none.
+        facts: of the model, which say of several tasks whose logits are whose; None where there is one task.
     """
     was_training = model.training
     model.eval()
@@ -78,17 +85,18 @@ def compare(model: nn.Module, runner: Runner, inputs: Tensor, targets: Tensor | 
         reference = torch.cat([model(part) for part in torch.split(inputs, max(BATCHES))]).double().numpy()
     model.train(was_training)
     answers = [_asked(runner, inputs.numpy(), size) for size in BATCHES]
-    best = reference.argmax(-1)
-    classes = [one.argmax(-1) for one in answers]
+    shares = {} if facts is None else shares_of(facts)
+    tasks = [share.columns for share in shares.values()] or [slice(None)]
+    best, *classes = ([one[:, task].argmax(-1) for task in tasks] for one in (reference, *answers))
     pairs = [(i, j) for i in range(len(answers)) for j in range(i)]
     labels = None if targets is None else targets.numpy()
     return Parity(
-        len(inputs), BATCHES, max(_largest(one, reference) for one in answers), float(reference.std()),
-        min(float((one == best).mean()) for one in classes),
-        min(float((classes[i] == classes[j]).mean()) for i, j in pairs),
+        len(inputs), BATCHES, max(_largest(one, reference) for one in answers), _spread(reference, facts),
+        min(_same(one, best) for one in classes),
+        min(_same(classes[i], classes[j]) for i, j in pairs),
         max(_largest(answers[i], answers[j]) for i, j in pairs),
-        None if labels is None else min(float((one == labels).mean()) for one in classes),
-        None if labels is None else float((best == labels).mean()),
+        None if labels is None else min(float((one[0] == labels).mean()) for one in classes),
+        None if labels is None else float((best[0] == labels).mean()),
     )  # fmt: skip
 
 
@@ -127,6 +135,18 @@ def gate(parity: Parity, *, exact: bool, max_drop: float | None = None, what: st
 def _asked(runner: Runner, inputs: Inputs, size: int) -> NDArray[np.float64]:
     parts = [runner(inputs[start : start + size]) for start in range(0, len(inputs), size)]
     return np.concatenate(parts).astype(np.float64)
+
+
+def _same(one: Sequence[NDArray[np.int64]], other: Sequence[NDArray[np.int64]]) -> float:
+    """The share of examples with the same class, in the task where it is least."""
+    return min(float((a == b).mean()) for a, b in zip(one, other, strict=True))
+
+
+def _spread(reference: NDArray[np.float64], facts: Facts | None) -> float:
+    """Of questions without the places where no answer can be, whose logits are one number far away from all others."""
+    if facts is not None and facts.separator:
+        reference = reference[reference > IMPOSSIBLE / 2]
+    return float(reference.std())
 
 
 def _largest(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:

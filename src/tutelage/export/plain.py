@@ -32,7 +32,7 @@ class PlainRunner:
         self._module: nn.Module = build(
             ModelSpec(self.facts.model, dict(self.facts.args or {}), None), input_shape=self.facts.input_shape,
             classes=len(self.facts.classes), mean=list(self.facts.mean), std=list(self.facts.std),
-            vocabulary=self.facts.vocabulary,
+            vocabulary=self.facts.vocabulary, separator=self.facts.separator,
         )  # fmt: skip
         if self.facts.head is not None:
             self._module = with_head(self._module, HeadFacts.of_json(dict(self.facts.head)))

@@ -17,6 +17,7 @@ from tutelage.losses.features import (
     neuron_selectivity,
 )
 from tutelage.losses.features_companions import (
+    distillation_experts,
     masked_generation,
     representation_regression,
     review,
@@ -93,6 +94,7 @@ __all__ = [
     "curriculum_temperature",
     "decoupled",
     "dist",
+    "distillation_experts",
     "ensemble_distribution",
     "factor_transfer",
     "feature_gradient_matching",

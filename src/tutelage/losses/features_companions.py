@@ -15,13 +15,22 @@ import torch
 from torch import Tensor
 
 from tutelage.errors import InputError
-from tutelage.losses.targets import average, dense, pair
-from tutelage.losses.vectors import blanked, check_rows, layers, lone, matched, pooled, shape_error
+from tutelage.losses.curricula import check_progress
+from tutelage.losses.targets import average, dense, pair, positive
+from tutelage.losses.vectors import blanked, check_rows, layers, lone, matched, pooled, product, shape_error
 from tutelage.types import Logits
 
-__all__ = ["masked_generation", "representation_regression", "review", "semantic_calibration", "vit_mimic"]
+__all__ = [
+    "distillation_experts",
+    "masked_generation",
+    "representation_regression",
+    "review",
+    "semantic_calibration",
+    "vit_mimic",
+]
 
 _PYRAMID = (4, 2, 1)  # the sides of the coarser looks at a map
+_COLDEST = 1e-10  # below it a slope of a choice may leave single precision
 
 
 def review(reviewed_features: list[Tensor], teacher_features: list[Tensor], *, mask: Tensor | None = None) -> Tensor:
@@ -288,6 +297,92 @@ def masked_generation(
     square = (student - teacher).square().sum(-1)  # (B, N)
     share = hidden.to(square.dtype).mean(-1).clamp(min=0.5 / hidden.shape[1])  # where nothing is hidden the sum is 0
     return average(torch.where(hidden, square, 0.0).sum(-1) / share, mask)
+
+
+def distillation_experts(
+    expert_guesses: list[Tensor],
+    progress: float,
+    *,
+    start: float = 1.0,
+    end: float = 0.01,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Distillation experts (DE): the teacher's embedding from the expert that it chooses; (B, M, D) → ().
+
+    Equation:
+        mean over examples of ‖t − Σ_m c_m E_m‖², c = softmax((a + g) / τ), τ = start · (end / start)^progress, a the
+        gate's logits of t, g Gumbel noise
+
+    Use:
+        Where one small net is too little to make the teacher's embedding out of the student's, as of recommenders whose
+        users are of many kinds: similar ones share an expert. What the teacher knows of an example also chooses the
+        expert, at first by chance and softly, in the end one of them alone. Not as a measure of agreement: the gate
+        sees what is to be guessed. With one expert it is `hint` behind a small net, summed. It is a sum over features;
+        the authors weigh it 0.01, with 30 experts and an end of 1e−10. Where two experts are equally good a choice has
+        a slope of 1 / (4 τ), which is then 2.5e9; at 0.01, where 19 choices in 20 are as hard (99 % for one), it is 25.
+
+    Args:
+        expert_guesses: [E (B, M, D), a + g (B, M), t (B, D)], what each expert makes of the student's embedding, the
+            noisy logits of the gate, and the teacher's embedding; no gradient reaches t.
+        progress: 0 at the first step of training, 1 at the end.
+        start: > 0, the temperature τ of choices at the first step, no unit.
+        end: in [1e−10, start], that at the end.
+        mask: (B,) bool, True where an example counts; the others may hold anything.
+
+    Returns:
+        () in the square of the teacher's unit, per example. 0 where the chosen guesses are right.
+
+    Raises:
+        InputError: tensors that do not belong together, temperatures or a progress out of range, or a mask that does
+            not fit.
+
+    Example:
+        >>> import torch
+        >>> guesses, told = torch.tensor([[[1.0, 2.0], [0.0, 4.0]]]), torch.tensor([[1.0, 1.0]])
+        >>> distillation_experts([guesses, torch.tensor([[0.5, 0.5]]), told], 0.0)
+        tensor(4.2500)
+        >>> distillation_experts([guesses, torch.tensor([[0.5, 0.2]]), told], 1.0)
+        tensor(1.)
+
+    Reference:
+        Kang, Hwang, Kweon, Yu 2020, CIKM, arXiv 2012.04357, section 3.1.
+    """
+    check_progress(progress)
+    positive("start", start)
+    if not _COLDEST <= end <= start:
+        raise InputError(
+            "choices among experts get harder", given=f"start={start}, end={end}", expected="1e-10 ≤ end ≤ start"
+        )
+    guesses, choices, told = _guessed(expert_guesses, mask)
+    temperature = start * (end / start) ** progress
+    # The greatest becomes 0 first: divided by a small temperature it might be infinite.
+    shares = ((choices - choices.detach().amax(-1, keepdim=True)) / temperature).softmax(-1)
+    guess = product(shares.unsqueeze(1), guesses).squeeze(1)
+    return average((told - guess).square().sum(-1), mask)
+
+
+def _guessed(expert_guesses: object, mask: Tensor | None) -> list[Tensor]:
+    """What experts guess (B, M, D), what chooses them (B, M), and what is to be guessed (B, D), zero where masked.
+
+    Raises:
+        InputError: they do not belong together.
+    """
+    expected = "a list of (B, M, D), (B, M) and (B, D)"
+    if not isinstance(expert_guesses, Sequence) or len(expert_guesses) != 3:
+        count = f"{len(expert_guesses)} tensors" if isinstance(expert_guesses, Sequence) else type(expert_guesses)
+        raise InputError(
+            "this loss reads what experts guess, how they are chosen, and what is to be guessed",
+            given=str(count), expected=expected,
+        )  # fmt: skip
+    kinds = zip(expert_guesses, ("what experts guess", "what chooses them", "teacher_feature"), (3, 2, 2), strict=True)
+    guesses, choices, told = (lone(one, name, (dimensions,)) for one, name, dimensions in kinds)
+    if choices.shape != guesses.shape[:2] or told.shape != (len(guesses), guesses.shape[2]):
+        raise InputError(
+            "guesses, choices and what is to be guessed do not belong together",
+            given=", ".join(str(tuple(one.shape)) for one in (guesses, choices, told)), expected=expected,
+        )  # fmt: skip
+    found = [guesses, choices.to(guesses.dtype), told.detach().to(guesses.dtype)]
+    return found if mask is None else [blanked(one, mask) for one in found]
 
 
 def _examples(

@@ -18,6 +18,7 @@ from tutelage.extensions import imported
 from tutelage.models import huggingface, kerasnet
 from tutelage.models.classifier import Classifier
 from tutelage.models.nets import NETS
+from tutelage.models.textnets import MASKED, answerable, check_places
 from tutelage.models.weights import load_weights
 
 __all__ = ["ModelSpec", "build"]
@@ -40,6 +41,7 @@ def build(
     mean: Sequence[float],
     std: Sequence[float],
     vocabulary: int = 0,
+    separator: int = 0,
     trust: bool = False,
     role: str = "student",
 ) -> Classifier:
@@ -50,6 +52,8 @@ def build(
         classes: number of classes of the data.
         mean, std: scaling of the data, in [0, 1] for images; a model that brings its own keeps that, with a notice.
         vocabulary: how many tokens there are, where an example is a row of them; 0 where it is none.
+        separator: the token that ends a text, where examples are questions about texts: the model answers with places,
+            two classes for each token (see `tutelage.models.textnets`). 0 where they are none.
         trust: whether a name may run code of the user's own.
         role: how messages call the model.
 
@@ -63,11 +67,14 @@ def build(
             "a classifier needs examples with a shape and at least two classes",
             given=f"shape {tuple(input_shape)}, {classes} classes",
         )
+    if separator:
+        check_places(input_shape, classes, vocabulary, separator)
+    # Only what reads tokens is told how many there are, and only what answers with places what ends a text: nets and
+    # functions for all else stay as they are.
+    told = {name: size for name, size in (("vocabulary", vocabulary), ("separator", separator)) if size}
     notices: list[str] = []
     if spec.name.startswith("hf:") and huggingface.is_pretrained(spec.name[3:]):
-        loaded = huggingface.pretrained(
-            spec.name[3:], spec.args, input_shape=input_shape, classes=classes, vocabulary=vocabulary
-        )
+        loaded = huggingface.pretrained(spec.name[3:], spec.args, input_shape=input_shape, classes=classes, **told)
         net, mean, std = loaded.net, loaded.mean or mean, loaded.std or std
         notices += loaded.notices
     elif spec.name.startswith("keras:"):
@@ -75,23 +82,21 @@ def build(
         net, scale = kerasnet.from_file(spec.name[6:], spec.args)
         mean, std = [0.0], [1.0 / scale]
     else:
-        net = _make(spec, input_shape, classes, vocabulary, trust)
+        net = _make(spec, input_shape, classes, told, trust)
     classifier = Classifier(net, input_shape=input_shape, classes=classes, mean=mean, std=std, vocabulary=vocabulary)
-    _probe(classifier, spec.name, role)
+    _probe(classifier, spec.name, role, separator)
     if spec.weights is not None:
         notices += load_weights(classifier, spec.weights)
     classifier.notices = [f"{role}: {notice}" for notice in notices]
     return classifier.train()
 
 
-def _make(spec: ModelSpec, input_shape: tuple[int, ...], classes: int, vocabulary: int, trust: bool) -> nn.Module:
+def _make(
+    spec: ModelSpec, input_shape: tuple[int, ...], classes: int, told: Mapping[str, int], trust: bool
+) -> nn.Module:
     try:
         if spec.name.startswith("hf:"):
-            return huggingface.from_type(
-                spec.name[3:], spec.args, input_shape=input_shape, classes=classes, vocabulary=vocabulary
-            )
-        # Only what reads tokens is told how many there are: nets and functions for other inputs stay as they are.
-        told = {"vocabulary": vocabulary} if vocabulary else {}
+            return huggingface.from_type(spec.name[3:], spec.args, input_shape=input_shape, classes=classes, **told)
         if ":" in spec.name:
             return _call(spec.name, spec.args, input_shape, classes, trust, told)
         return _built_in(spec.name, spec.args, input_shape, classes, told)
@@ -153,10 +158,13 @@ def _call(
     return net
 
 
-def _probe(classifier: Classifier, name: str, role: str) -> None:
+def _probe(classifier: Classifier, name: str, role: str, separator: int = 0) -> None:
     """Two blank examples through the model in eval mode: neither its buffers nor the random numbers of the run move."""
     classifier.eval()
     blank = torch.zeros(2, *classifier.input_shape, dtype=torch.int64 if classifier.vocabulary else torch.float32)
+    if separator:  # one of them a question of no words about a text of nothing but unknown ones
+        blank[1] = 1
+        blank[1, 1] = blank[1, -1] = separator
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             answer: object = classifier(blank)
@@ -177,6 +185,12 @@ def _probe(classifier: Classifier, name: str, role: str) -> None:
             given=name,
             expected=f"(2, {classifier.classes}) for two examples",
         )
+    if separator and not bool((answer[~answerable(blank, separator).repeat(1, 2)] == MASKED).all()):
+        raise ModelError(
+            f"the {role} `{name}` answers with places that cannot be answers", given=name,
+            expected=f"the logit {MASKED:g} at the question, separators and padding",
+            fix="end the net in tutelage.models.textnets.Places, or mask its logits as `masked` there does",
+        )  # fmt: skip
 
 
 def _shown(args: Mapping[str, object]) -> str:

@@ -1,5 +1,5 @@
-"""Classifiers of Hugging Face transformers, of images, text and sounds: from a config without weights, or a folder or
-hub name with them.
+"""Classifiers of Hugging Face transformers, of images, text and sounds, and models for questions about texts: from a
+config without weights, or a folder or hub name with them.
 
 No code from a folder or the hub is ever run: remote code is refused, pickled weights are refused, and a config's wish
 for a kernel from the hub is not followed.
@@ -18,14 +18,7 @@ from torch import Tensor, nn
 
 from tutelage.errors import InputError, ModelError, nearest
 from tutelage.models.huggingface_package import OWN_KERNELS, Family, Wrapped, explained, family_of, quiet, words
-from tutelage.models.huggingface_text import (
-    SentenceNet,
-    TextNet,
-    Vocabulary,
-    check_tokens,
-    is_classifier,
-    text_settings,
-)
+from tutelage.models.huggingface_text import Vocabulary, answering, check_tokens, has_head, net_of, text_settings
 from tutelage.models.weights import check_finite
 
 __all__ = ["HuggingFaceNet", "Pretrained", "from_type", "is_pretrained", "pretrained"]
@@ -57,24 +50,28 @@ def is_pretrained(source: str) -> bool:
 
 
 def from_type(
-    kind: str, args: Mapping[str, object], *, input_shape: tuple[int, ...], classes: int, vocabulary: int = 0
-) -> nn.Module:
+    kind: str, args: Mapping[str, object], *, input_shape: tuple[int, ...], classes: int, vocabulary: int = 0,
+    separator: int = 0,
+) -> nn.Module:  # fmt: skip
     """A classifier with fresh weights from a config, `args` being fields of that config.
 
     Args:
         kind: a type of transformers, such as resnet, bert or wav2vec2.
         input_shape: (C, H, W), (L,) of tokens, or (samples,).
         vocabulary: how many tokens there are; 0 where inputs are none.
+        separator: the token that ends a text, where the model answers questions with places; else 0.
 
     Raises:
         InputError: there is no such type for such inputs, or no such field.
         ModelError: the fields do not fit each other.
         MissingExtraError: transformers is not installed.
     """
-    package = family_of(kind, input_shape, vocabulary)
+    package = answering(family_of(kind, input_shape, vocabulary), separator)
     if kind not in package.kinds:
         raise InputError(
-            f"`{kind}` is no {package.name} classifier of transformers",
+            f"`{kind}` is no model of transformers for questions about texts"
+            if separator
+            else f"`{kind}` is no {package.name} classifier of transformers",
             given=f"hf:{kind}",
             expected="hf:<type>, hf:/folder or hf:owner/name",
             fix=nearest(kind, package.kinds),
@@ -92,7 +89,7 @@ def from_type(
         )
     try:
         with quiet():
-            config = package.config.for_model(kind, num_labels=classes, **{**settings, **args})
+            config = package.config.for_model(kind, num_labels=2 if separator else classes, **{**settings, **args})
             # Where a type has several classes, transformers reads this field unasked, and fresh configs lack it.
             names = package.kinds[kind]
             config.architectures = [names if isinstance(names, str) else names[0]]
@@ -103,7 +100,10 @@ def from_type(
             f"transformers cannot build hf:{kind}: {words(error)}",
             given=", ".join(f"{name}={value!r}" for name, value in args.items()) or "no arguments",
         ) from error
-    return TextNet(model, Vocabulary()) if package.name == "text" else HuggingFaceNet(model)
+    if package.name != "text":
+        return HuggingFaceNet(model)
+    told = Vocabulary(separator=separator) if separator else Vocabulary()
+    return net_of(model, told, classes=classes, separator=separator)
 
 
 def _settings(
@@ -126,16 +126,19 @@ def _settings(
 
 
 def pretrained(
-    source: str, args: Mapping[str, object], *, input_shape: tuple[int, ...], classes: int, vocabulary: int = 0
-) -> Pretrained:
+    source: str, args: Mapping[str, object], *, input_shape: tuple[int, ...], classes: int, vocabulary: int = 0,
+    separator: int = 0,
+) -> Pretrained:  # fmt: skip
     """A classifier with its weights, from a folder or from the hub.
 
     Args:
         source: a folder, or owner/name of the hub.
         args: `new_head`: put a fresh last layer with as many outputs as the data has classes; a text encoder without a
-            head gets the mean of its last states and a linear layer. `freeze`: only that new layer learns.
+            head gets the mean of its last states and a linear layer, for places a linear layer on each of them.
+            `freeze`: only that new layer learns.
         input_shape: (C, H, W), (L,) of tokens, or (samples,).
         vocabulary: how many tokens there are; 0 where inputs are none.
+        separator: the token that ends a text, where the model answers questions with places; else 0.
 
     Raises:
         InputError: another argument.
@@ -143,7 +146,7 @@ def pretrained(
         DamagedError: a file that is not what it says.
         MissingExtraError: transformers is not installed.
     """
-    package = family_of(source, input_shape, vocabulary)
+    package = answering(family_of(source, input_shape, vocabulary), separator)
     new_head, freeze = _flags(source, args)
     local = source.startswith(("/", ".", "~")) or Path(source).is_dir()
     place = str(Path(source).expanduser()) if local else source
@@ -153,13 +156,9 @@ def pretrained(
     with quiet(), explained(source, local):
         config = package.config.from_pretrained(place, **safe)
         _check_config(source, config, input_shape)
-        config.return_dict = True
-        if new_head:
-            config.num_labels = classes
-        if hasattr(config, "apply_spec_augment"):
-            config.apply_spec_augment = False  # as of a fresh one
+        _as_wanted(config, new_head, classes, separator)
         told = _vocabulary(place, local, config) if package.name == "text" else None
-        encoder = told is not None and new_head and not is_classifier(config)
+        encoder = told is not None and new_head and not has_head(config, separator)
         if told is not None:
             config.pad_token_id = told.padding
         model, report = (package.body if encoder else package.model).from_pretrained(
@@ -178,8 +177,10 @@ def pretrained(
         net = HuggingFaceNet(model)
     else:
         check_tokens(source, model, told, length=input_shape[0], vocabulary=vocabulary)
-        net = SentenceNet(model, told, config.hidden_size, classes) if encoder else TextNet(model, told)
-    notices = _fresh_layers(source, report, new_head, "pooler." if encoder else None)
+        told = told.of_questions(source, separator) if separator else told
+        net = net_of(model, told, classes=classes, separator=separator, encoder=encoder)
+    own = None if not encoder else "head.ends" if separator else "head"
+    notices = _fresh_layers(source, report, new_head, own)
     check_finite(place, model.state_dict())
     if freeze:
         net.freeze()
@@ -201,6 +202,15 @@ def _flags(source: str, args: Mapping[str, object]) -> tuple[bool, bool]:
     if freeze and not new_head:
         raise InputError(f"nothing of hf:{source} would learn", given="freeze: true", fix="add new_head: true")
     return new_head, freeze
+
+
+def _as_wanted(config: Any, new_head: bool, classes: int, separator: int) -> None:
+    """What of a folder's config is ours to say."""
+    config.return_dict = True
+    if new_head or separator:
+        config.num_labels = 2 if separator else classes
+    if hasattr(config, "apply_spec_augment"):
+        config.apply_spec_augment = False  # as of a fresh one
 
 
 def _check_config(source: str, config: Any, input_shape: tuple[int, ...]) -> None:
@@ -247,10 +257,13 @@ def _scaling(place: str, local: bool) -> tuple[list[float] | None, list[float] |
     return [round(m / scale, 9) for m in settings["image_mean"]], [round(s / scale, 9) for s in settings["image_std"]]
 
 
-def _fresh_layers(source: str, report: Mapping[str, Any], new_head: bool, unheard: str | None) -> list[str]:
-    """What the weights did not fill: a new last layer where one was asked for, else an error."""
+def _fresh_layers(source: str, report: Mapping[str, Any], new_head: bool, own: str | None) -> list[str]:
+    """What the weights did not fill: a new last layer where one was asked for, else an error.
+
+    `own` is the layer that we added to an encoder, whose pooler nobody hears then.
+    """
     names = {*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])}
-    names = {name for name in names if unheard is None or not name.startswith(unheard)}
+    names = {name for name in names if own is None or not name.startswith("pooler.")}
     fresh = sorted(name for name in names if not name.endswith("num_batches_tracked"))  # a count that nothing reads
     if fresh and not (new_head and len(fresh) <= 2):
         raise ModelError(
@@ -258,5 +271,5 @@ def _fresh_layers(source: str, report: Mapping[str, Any], new_head: bool, unhear
             given=", ".join(fresh[:5]),
             fix="use a trained classifier, or add new_head: true to the arguments to train a new last layer",
         )
-    fresh += ["head.weight", "head.bias"] if unheard else []
+    fresh += [f"{own}.weight", f"{own}.bias"] if own else []
     return [f"{', '.join(fresh)} of {source} are new and not trained yet"] if fresh else []

@@ -1,4 +1,5 @@
-"""Text classifiers of Hugging Face transformers, and sentence encoders with a head of our own.
+"""Text classifiers of Hugging Face transformers, those that answer questions with places, and encoders with a head of
+our own for either.
 
 Tokens come in with 0 as padding. A tokenizer that pads with another id had the two change places (see
 `tutelage.data.encoders.text`), and here they change back, before the model sees them.
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, final
 
@@ -19,10 +20,21 @@ from torch import Tensor, nn
 
 from tutelage.data.encoders.tokenizing import SEPARATOR, opened, padding_of, padding_told, read_tokenizer
 from tutelage.errors import ModelError
-from tutelage.models.huggingface_package import Wrapped
-from tutelage.models.textnets import Mean, attended
+from tutelage.models.huggingface_package import Family, Wrapped
+from tutelage.models.textnets import Mean, Places, attended, masked
 
-__all__ = ["SentenceNet", "TextNet", "Vocabulary", "check_tokens", "is_classifier", "text_settings"]
+__all__ = [
+    "AnswerNet",
+    "PlacesNet",
+    "SentenceNet",
+    "TextNet",
+    "Vocabulary",
+    "answering",
+    "check_tokens",
+    "has_head",
+    "net_of",
+    "text_settings",
+]
 
 
 @final
@@ -42,6 +54,21 @@ class Vocabulary:
         _, ids, told = opened(read_tokenizer(place), 1, 8)
         separator = ids.get(padding_told(place, "sep_token") or "[SEP]")
         return cls(padding_of(ids, padding_told(place), told), separator, max(ids.values()) + 1)
+
+    def of_questions(self, source: str, separator: int) -> Self:
+        """The same, whose texts end with that token of the data.
+
+        Raises:
+            ModelError: the model was trained on another one.
+        """
+        own = 0 if separator == self.padding else separator  # which had changed places with padding
+        if self.separator not in (None, own):
+            raise ModelError(
+                f"texts of the data do not end as hf:{source} knows it", given=f"the token {own}",
+                expected=f"the token {self.separator}",
+                fix=f"encode the text with the model's own: tokens: {{source: {source}}}",
+            )  # fmt: skip
+        return replace(self, separator=own)
 
 
 class _Reader(Wrapped):
@@ -76,7 +103,49 @@ class TextNet(_Reader):
 
 
 @final
-class SentenceNet(_Reader):
+class AnswerNet(_Reader):
+    """The places where a model of transformers for questions says that an answer begins and ends."""
+
+    def __init__(self, model: nn.Module, vocabulary: Vocabulary, separator: int) -> None:
+        super().__init__(model, vocabulary)
+        self.ends = separator
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, L) -> (B, 2L)."""
+        found = self.read(x, attended(x))
+        return masked(torch.stack([found.start_logits, found.end_logits], 1), x, self.ends)
+
+
+class _Encoder(_Reader):
+    """A model without a head, whose last states one of our own reads."""
+
+    def __init__(self, model: nn.Module, vocabulary: Vocabulary) -> None:
+        super().__init__(model, vocabulary)
+        if isinstance(getattr(model, "pooler", None), nn.Module):
+            model.pooler = None  # type: ignore[assignment]  # nobody would listen to it, and it would not learn
+
+    @property
+    def body(self) -> nn.Module:
+        """The encoder."""
+        return self.model
+
+
+@final
+class PlacesNet(_Encoder):
+    """An encoder and a linear layer on every one of its last states, which says where an answer begins and ends."""
+
+    def __init__(self, model: nn.Module, vocabulary: Vocabulary, width: int, separator: int) -> None:
+        super().__init__(model, vocabulary)
+        self.head = Places(width, separator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, L) -> (B, 2L)."""
+        logits: Tensor = self.head(self.read(x, attended(x)).last_hidden_state, x)
+        return logits
+
+
+@final
+class SentenceNet(_Encoder):
     """A sentence encoder: the mean of its last states over all tokens but padding, then a linear layer.
 
     What `pool` puts out is the sentence's embedding (B, D), as it is before anybody makes it of length 1 (Reimers,
@@ -85,15 +154,8 @@ class SentenceNet(_Reader):
 
     def __init__(self, model: nn.Module, vocabulary: Vocabulary, width: int, classes: int) -> None:
         super().__init__(model, vocabulary)
-        if isinstance(getattr(model, "pooler", None), nn.Module):
-            model.pooler = None  # type: ignore[assignment]  # nobody would listen to it, and it would not learn
         self.pool = Mean()
         self.head = nn.Linear(width, classes)
-
-    @property
-    def body(self) -> nn.Module:
-        """The encoder."""
-        return self.model
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, L) -> (B, classes)."""
@@ -102,9 +164,40 @@ class SentenceNet(_Reader):
         return logits
 
 
-def is_classifier(config: Any) -> bool:
-    """Whether the weights of a folder have a head for whole texts."""
-    return any(str(name).endswith("ForSequenceClassification") for name in getattr(config, "architectures", None) or ())
+def answering(package: Family, separator: int) -> Family:
+    """Of a family of text classifiers the models that answer questions with places, where there is a separator."""
+    if not separator:
+        return package
+    import transformers
+    from transformers.models.auto import modeling_auto as names
+
+    kinds = names.MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES
+    return replace(package, model=transformers.AutoModelForQuestionAnswering, kinds=kinds)
+
+
+def has_head(config: Any, separator: int) -> bool:
+    """Whether the weights of a folder have a head for whole texts, or with `separator` one for places."""
+    wanted = "ForQuestionAnswering" if separator else "ForSequenceClassification"
+    names = map(str, getattr(config, "architectures", None) or ())
+    return any(name.removesuffix("Simple").endswith(wanted) for name in names)
+
+
+def net_of(model: Any, told: Vocabulary, *, classes: int, separator: int = 0, encoder: bool = False) -> Wrapped:
+    """A model of transformers as a net from tokens to logits.
+
+    Args:
+        model: with its head, or without one.
+        told: its own vocabulary.
+        classes: number of classes.
+        separator: as it stands in the data, where the net answers with places; else 0.
+        encoder: whether the model has no head, and gets one.
+    """
+    if separator:
+        return (
+            PlacesNet(model, told, model.config.hidden_size, separator) if encoder
+            else AnswerNet(model, told, separator)
+        )  # fmt: skip
+    return SentenceNet(model, told, model.config.hidden_size, classes) if encoder else TextNet(model, told)
 
 
 def text_settings(fields: Mapping[str, object], length: int, vocabulary: int) -> dict[str, object]:

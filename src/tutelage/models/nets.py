@@ -4,7 +4,7 @@ They are students first: what counts is accuracy per second and per byte. One me
 batch norm and a ReLU at full resolution cost more than the convolution before them, so the convolutional nets halve the
 picture in the first convolution of a stage, not after it.
 
-Shape legend:  B batch · C channels · H, W height and width · T steps or tokens · D features
+Shape legend:  B batch · C channels · H, W height and width · L tokens
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tutelage.errors import ModelError
+from tutelage.models.sequencenets import Gru, Transformer
 from tutelage.models.sizes import check_dropout, check_sizes
-from tutelage.models.textnets import Bag, Embedding, Mean, attended, is_text, last_state
+from tutelage.models.textnets import Bag
 
 __all__ = ["NETS", "Bag", "Cnn", "Dscnn", "Gru", "Mlp", "NetInfo", "Transformer", "parameter_count"]
 
@@ -109,137 +108,6 @@ class Dscnn(nn.Module):
         return logits
 
 
-@final
-class Gru(nn.Module):
-    """`depth` recurrent layers of `width` over time steps or tokens; of a picture, its rows from top to bottom."""
-
-    def __init__(
-        self,
-        input_shape: tuple[int, ...],
-        classes: int,
-        *,
-        vocabulary: int = 0,
-        width: int = 64,
-        depth: int = 1,
-        rank: int = 0,
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__()
-        check_sizes(width=width, depth=depth)
-        check_dropout(dropout)
-        self.text = is_text("gru", input_shape, vocabulary, rank)
-        self.picture = not self.text and _is_picture("gru", input_shape)
-        if self.text:
-            features = width
-            self.embed = Embedding(vocabulary, width, rank)
-        else:
-            features = input_shape[0] * input_shape[2] if self.picture else input_shape[1]
-        # Between layers only: torch warns about dropout after a single one.
-        between = dropout if depth > 1 else 0.0
-        self.recurrent = nn.GRU(features, width, num_layers=depth, batch_first=True, dropout=between)
-        self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(width, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        steps = x
-        if self.picture:
-            steps = x.transpose(1, 2).flatten(2)  # (B, C, H, W) -> (B, H, C·W)
-        elif self.text:
-            steps = self.embed(x)
-        states, _ = self.recurrent(steps)
-        logits: Tensor = self.head(self.dropout(last_state(states, x) if self.text else states[:, -1]))
-        return logits
-
-
-@final
-class _Block(nn.Module):
-    """Self-attention and two linear layers, each after a layer norm and added to what came in."""
-
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm_attention = nn.LayerNorm(width)
-        self.query_key_value = nn.Linear(width, 3 * width)
-        self.joined = nn.Linear(width, width)
-        self.norm_mlp = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        mixed = self.query_key_value(self.norm_attention(x)).unflatten(2, (3, self.heads, -1))  # (B, T, 3, heads, D)
-        query, key, value = mixed.permute(2, 0, 3, 1, 4)
-        seen = None if mask is None else mask[:, None, None]
-        heard = F.scaled_dot_product_attention(query, key, value, attn_mask=seen).transpose(1, 2).flatten(2)
-        x = x + self.dropout(self.joined(heard))
-        added: Tensor = x + self.dropout(self.mlp(self.norm_mlp(x)))
-        return added
-
-
-@final
-class _Blocks(nn.Sequential):
-    """Blocks in a row, all of which look only where the mask (B, T) says."""
-
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        for block in self:
-            x = block(x, mask)
-        return x
-
-
-@final
-class Transformer(nn.Module):
-    """`depth` self-attention blocks over steps or tokens with learned positions; of a picture, patches of `patch`²
-    pixels."""
-
-    def __init__(
-        self,
-        input_shape: tuple[int, ...],
-        classes: int,
-        *,
-        vocabulary: int = 0,
-        width: int = 48,
-        depth: int = 3,
-        heads: int = 4,
-        patch: int = 4,
-        rank: int = 0,
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__()
-        check_sizes(width=width, depth=depth, heads=heads, patch=patch)
-        check_dropout(dropout)
-        if width % heads:
-            raise ModelError(
-                "the heads of a transformer share its width evenly",
-                given=f"width={width}, heads={heads}",
-                expected=f"a width that {heads} divides",
-                fix=f"width={-(-width // heads) * heads}",
-            )
-        self.text = is_text("transformer", input_shape, vocabulary, rank)
-        self.picture = not self.text and _is_picture("transformer", input_shape)
-        self.embed: nn.Conv2d | nn.Linear | Embedding
-        if self.picture:
-            tokens = _patches(input_shape, patch)
-            self.embed = nn.Conv2d(input_shape[0], width, patch, stride=patch)
-        else:
-            tokens = input_shape[0]
-            self.embed = Embedding(vocabulary, width, rank) if self.text else nn.Linear(input_shape[1], width)
-        self.positions = nn.Parameter(0.02 * torch.randn(tokens, width))
-        self.blocks = _Blocks(*(_Block(width, heads, dropout) for _ in range(depth)))
-        self.norm = nn.LayerNorm(width)
-        self.pool = Mean()
-        self.head = nn.Linear(width, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        tokens = self.embed(x)
-        if self.picture:
-            tokens = tokens.flatten(2).transpose(1, 2)  # (B, D, H', W') -> (B, T, D)
-        # A text may be shorter than the longest one: what stands behind it is left out in any case.
-        positions = self.positions[: x.shape[1]] if self.text else self.positions
-        mask = attended(x) if self.text else None
-        states = self.norm(self.blocks(tokens + positions, mask))
-        logits: Tensor = self.head(self.pool(states, mask))
-        return logits
-
-
 @dataclass(frozen=True, slots=True)
 class NetInfo:
     """What a listing says about a net."""
@@ -252,12 +120,19 @@ class NetInfo:
     )
 
     def make(self, input_shape: tuple[int, ...], classes: int, **args: Any) -> nn.Module:
-        """A net that maps (B, *input_shape) to (B, classes), or tokens (B, L) where `vocabulary` counts them.
+        """A net that maps (B, *input_shape) to (B, classes), or tokens (B, L) where `vocabulary` counts them; with
+        `separator` to (B, 2L).
 
         Raises:
             InputError: an argument that cannot be.
-            ModelError: the net does not read such examples.
+            ModelError: the net does not read such examples, or does not answer with places.
         """
+        if "separator" in args and not self.places:
+            able = ", ".join(name for name, info in NETS.items() if info.places)
+            raise ModelError(
+                f"`{self.net.__name__.lower()}` does not say where in a text an answer is",
+                given="questions about texts", expected=f"one of {able}; hf:<type> of a model for questions",
+            )  # fmt: skip
         if "vocabulary" in args and not self.tokens:
             able = ", ".join(name for name, info in NETS.items() if info.tokens)
             raise ModelError(
@@ -273,13 +148,19 @@ class NetInfo:
         return "vocabulary" in inspect.signature(self.net).parameters
 
     @property
+    def places(self) -> bool:
+        """Whether it can answer with places of tokens, being told which token ends a text."""
+        return "separator" in inspect.signature(self.net).parameters
+
+    @property
     def args(self) -> Mapping[str, int | float]:
         """Its arguments and their defaults, read from the constructor so that no list can go stale."""
         parameters = inspect.signature(self.net).parameters.values()
         found = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
-        found.pop("vocabulary", None)  # which follows from the data
-        return found
+        return {name: default for name, default in found.items() if name not in _OF_DATA}
 
+
+_OF_DATA = frozenset({"vocabulary", "separator"})  # what nobody says, as it follows from the data
 
 NETS: dict[str, NetInfo] = {
     "bag": NetInfo(
@@ -287,12 +168,16 @@ NETS: dict[str, NetInfo] = {
     ),
     "cnn": NetInfo(Cnn, "convolutions with batch norm: the best accuracy per CPU second", "images", 27_834),
     "dscnn": NetInfo(Dscnn, "depthwise separable convolutions: the fewest parameters", "images", 16_938),
-    "gru": NetInfo(Gru, "a recurrent net over time steps, tokens or image rows", "sequences, tokens, images", 18_698),
+    "gru": NetInfo(
+        Gru, "a recurrent net over time steps, tokens or image rows; answers questions with places",
+        "sequences, tokens, images", 18_698,
+    ),
     "mlp": NetInfo(Mlp, "fully connected layers over the flattened input", "anything but tokens", 55_050),
     "transformer": NetInfo(
-        Transformer, "self-attention over steps, tokens or image patches", "sequences, tokens, images", 60_634
+        Transformer, "self-attention over steps, tokens or image patches; answers questions with places",
+        "sequences, tokens, images", 60_634,
     ),
-}
+}  # fmt: skip
 
 
 def parameter_count(module: nn.Module) -> int:
@@ -337,27 +222,3 @@ def _picture(net: str, input_shape: tuple[int, ...]) -> tuple[int, int]:
             fix="mlp reads any shape; gru and transformer read (time steps, features) too",
         )
     return input_shape[0], min(input_shape[1:])
-
-
-def _is_picture(net: str, input_shape: tuple[int, ...]) -> bool:
-    if len(input_shape) not in (2, 3):
-        raise ModelError(
-            f"`{net}` reads sequences or images",
-            given=f"examples of shape {input_shape}",
-            expected="(time steps, features) or (channels, height, width)",
-            fix="mlp reads any shape",
-        )
-    return len(input_shape) == 3
-
-
-def _patches(input_shape: tuple[int, ...], patch: int) -> int:
-    _, height, width = input_shape
-    if height % patch or width % patch:
-        sizes = [size for size in range(2, min(height, width) + 1) if height % size == 0 and width % size == 0]
-        raise ModelError(
-            f"patches of {patch} pixels do not tile images of {height}×{width}",
-            given=f"patch={patch}",
-            expected="a patch size that divides height and width",
-            fix=f"patch={min(sizes, key=lambda size: abs(size - patch), default=1)}",
-        )
-    return (height // patch) * (width // patch)

@@ -1,14 +1,18 @@
-"""What nets do with tokens: look them up, leave padding out, and the simplest net that does no more.
+"""What nets do with tokens: look them up, leave padding out, say where an answer begins and ends, and the simplest net
+that does no more than the first two.
 
 Tokens are whole numbers (B, L); 0 is padding and stands behind. It is left out everywhere: more of it behind a text
 never changes an answer, and a text of nothing else has an answer as well.
+
+A question and the text that answers it are one row, `[CLS] question [SEP] text [SEP]`. Its answer is two places: L
+logits of where it begins, then L of where it ends. Place 0 means that the text does not answer.
 
 Shape legend:  B batch · L tokens · D features · V vocabulary
 """
 
 from __future__ import annotations
 
-from typing import final
+from typing import Final, final
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +20,24 @@ from torch import Tensor, nn
 from tutelage.errors import InputError, ModelError
 from tutelage.models.sizes import check_dropout, check_sizes
 
-__all__ = ["Bag", "Embedding", "Mean", "attended", "is_text", "last_state"]
+__all__ = [
+    "MASKED",
+    "Bag",
+    "Embedding",
+    "Mean",
+    "Places",
+    "answerable",
+    "attended",
+    "check_places",
+    "is_text",
+    "last_state",
+    "masked",
+    "turned",
+]
 
+# The logit of a place that cannot be an answer. Half precision holds it exactly; a softmax gives it nothing at usual
+# temperatures; and as teacher and student have the same, nothing is to be learned there.
+MASKED: Final = -100.0
 _SPREAD = 0.02
 
 
@@ -93,6 +113,53 @@ class Bag(nn.Module):
         return logits
 
 
+@final
+class Places(nn.Module):
+    """States (B, L, D) and their tokens to logits (B, 2L): where an answer begins, then where it ends."""
+
+    def __init__(self, width: int, separator: int) -> None:
+        super().__init__()
+        self.separator = separator
+        self.ends = nn.Linear(width, 2)
+
+    def forward(self, states: Tensor, tokens: Tensor) -> Tensor:
+        return masked(self.ends(states).transpose(1, 2), tokens, self.separator)
+
+
+def answerable(tokens: Tensor, separator: int) -> Tensor:
+    """(B, L) -> (B, L) bool, the places an answer may begin and end at: 0, which means that there is none, and every
+    token behind the first separator that is neither a separator nor padding."""
+    ends = tokens == separator
+    behind = ends.to(torch.int64).cumsum(1) > 0
+    first = torch.arange(tokens.shape[1], device=tokens.device) == 0
+    return first | (behind & ~ends & (tokens != 0))
+
+
+def masked(logits: Tensor, tokens: Tensor, separator: int) -> Tensor:
+    """(B, 2, L), (B, L) -> (B, 2L): `MASKED` wherever no answer can be; no gradient flows from there."""
+    return logits.masked_fill(~answerable(tokens, separator).unsqueeze(1), MASKED).flatten(1)
+
+
+def check_places(input_shape: tuple[int, ...], classes: int, vocabulary: int, separator: int) -> None:
+    """Whether a model can answer with places here: of tokens, and with a beginning and an end for each of them.
+
+    Raises:
+        InputError: the separator is no token, or there are not two classes for each place.
+    """
+    if len(input_shape) != 1 or not 0 < separator < vocabulary:
+        raise InputError(
+            "places of answers are places of tokens",
+            given=f"examples of shape {input_shape}, {vocabulary} tokens, separator {separator}",
+            expected="rows of tokens, one of which ends a text",
+        )
+    if classes != 2 * input_shape[0]:
+        raise InputError(
+            "an answer is a beginning and an end, each one of as many classes as there are places",
+            given=f"{classes} classes, {input_shape[0]} places", expected=f"{2 * input_shape[0]} classes",
+            fix="one model answers both tasks",
+        )  # fmt: skip
+
+
 def is_text(net: str, input_shape: tuple[int, ...], vocabulary: int, rank: int = 0) -> bool:
     """Whether a net reads tokens here, once shape and sizes are seen to fit.
 
@@ -112,9 +179,21 @@ def is_text(net: str, input_shape: tuple[int, ...], vocabulary: int, rank: int =
 
 def last_state(states: Tensor, tokens: Tensor) -> Tensor:
     """(B, L, D), (B, L) -> (B, D): what stands at the last token that is no padding; of padding alone at the first."""
+    _, last = _places(tokens)
+    return states.gather(1, last.unsqueeze(2).expand(-1, 1, states.shape[2])).squeeze(1)
+
+
+def turned(states: Tensor, tokens: Tensor) -> Tensor:
+    """(B, L, D), (B, L) -> (B, L, D): each text from its last token to its first; padding stays behind it."""
+    places, last = _places(tokens)
+    order = torch.where(places <= last, last - places, places)
+    return states.gather(1, order.unsqueeze(2).expand(-1, -1, states.shape[2]))
+
+
+def _places(tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, L) -> (L,), (B, 1): all places, and that of the last token that is no padding."""
     places = torch.arange(tokens.shape[1], device=tokens.device)
-    last = ((tokens != 0) * places).amax(1)
-    return states.gather(1, last.reshape(-1, 1, 1).expand(-1, 1, states.shape[2])).squeeze(1)
+    return places, ((tokens != 0) * places).amax(1, keepdim=True)
 
 
 def attended(tokens: Tensor) -> Tensor:

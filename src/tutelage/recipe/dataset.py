@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 from tutelage.errors import InputError
 from tutelage.recipe.kinds import Arguments, ArmName, Count, Fraction, NotNegative, Probability, Section, Text, words
 
-__all__ = ["Data", "InputSpec", "ViewsSpec"]
+__all__ = ["AnswerSpec", "Data", "InputSpec", "ViewsSpec"]
 
 _Columns = Annotated[tuple[Text, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
                      Field(strict=False), words("a column, or a list of columns")]  # fmt: skip
@@ -44,6 +44,16 @@ class InputSpec(Section):
         return {**{key: value for key, value in said.items() if value != ()}, **self.options}
 
 
+class AnswerSpec(Section):
+    """Answers that are part of a text: they are learned in place of classes, as the tokens where they begin and end."""
+
+    text: Text
+    """The column of what the answers say; empty where there is none."""
+    start: Text | None = None
+    """The column of the character of the text, counted from 0, at which they begin; null: where the text first says
+    it."""
+
+
 class ViewsSpec(Section):
     """Random views of the training examples; all are off unless named."""
 
@@ -73,13 +83,20 @@ class Data(Section):
     train: Text | None = None
     """An .npz file with x and y that takes the place of the training part, such as `tutelage synthesize` makes."""
     task: ArmName = "label"
-    """What the labels are of, where an .npz file holds further ones as targets_<task>; terms name tasks."""
+    """What the labels are of, where there are further tasks; terms name tasks."""
     val: Fraction = 0.1
     """The share kept for choosing, where the set has no validation part of its own."""
     test: Fraction = 0.2
     """The share kept for judging, where the set has no test part of its own."""
     label: Text | None = None
     """Of a source of columns: the column of the classes; null where the source says it."""
+    tasks: dict[ArmName, Text] = Field(
+        default_factory=dict,
+        json_schema_extra={"expected_keys": "at most 40 of a-z, 0-9, `_` and `-`, the first not `-`"},
+    )
+    """Of a source of columns: further tasks by name, and the columns of their classes."""
+    answer: AnswerSpec | None = None
+    """Of a source of columns: what is learned in place of a label, where answers are part of a text."""
     group: Text | None = None
     """Of a source of columns: what is equal in this one stays in one part, such as a voice or a patient."""
     inputs: dict[ArmName, InputSpec] = Field(

@@ -45,6 +45,7 @@ from tutelage.recipe.learners import Student, comes_with_weights
 from tutelage.recipe.learning import Train
 from tutelage.recipe.moving import ScheduleSpec, Temperature, Weight
 from tutelage.recipe.places import Places
+from tutelage.words import is_fitted
 
 SCRATCH = "scratch"
 # Keys whose change does not make another run of it: where to compute and what to measure, not what is trained. Ask
@@ -109,6 +110,9 @@ class Teacher(Section):
     """How to train it, where there are no weights yet."""
     seed: Seed = 0
     """From which its weights start."""
+    cross_fit: Annotated[Annotated[int, Field(ge=2, le=20)] | None, Field(validate_default=True)] = None
+    """In how many folds the training part is cut for a teacher that learns from it: what students hear of an example
+    is then said by one that learned from the other folds, and so not by heart; null: by one that learned from all."""
     store: Annotated[
         Store | None,
         auto_or(Literal["auto"] | Store | None),
@@ -129,6 +133,19 @@ class Teacher(Section):
                 fix="give `weights:` with its file, or `train:` to train it first",
             )
         return train
+
+    @field_validator("cross_fit")
+    @classmethod
+    def _learns_here(cls, cross_fit: int | None, info: ValidationInfo) -> int | None:
+        data = info.data
+        if cross_fit is None or {"model", "train"} - data.keys():
+            return cross_fit
+        if data["train"] is not None or is_fitted(data["model"]):
+            return cross_fit
+        raise InputError(
+            "only a teacher that learns in this run can be cross-fitted", given=data["model"],
+            expected="one with `train:`, or that is fitted, such as sklearn:tfidf", fix="leave `cross_fit` out",
+        )  # fmt: skip
 
 
 class TermSpec(Section):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from tutelage.report import numbers, parts
@@ -25,7 +26,7 @@ session = onnxruntime.InferenceSession({file})
 facts = json.loads(session.get_modelmeta().custom_metadata_map["tutelage"])
 {inputs}
 logits = session.run(None, {{"input": x}})[0]  # (B, classes), for any B
-print([facts["classes"][best] for best in logits.argmax(-1)])
+{said}
 """
 _PROGRAM = """\
 import {before}json{after}
@@ -39,7 +40,7 @@ facts = json.loads(extra["tutelage"])
 {inputs}
 with torch.no_grad():
     logits = student(torch.from_numpy(x))  # (B, classes), for any B
-print([facts["classes"][best] for best in logits.argmax(-1)])
+{said}
 """
 _OTHER = """\
 import numpy as np
@@ -48,8 +49,28 @@ from tutelage.export import open_artifact
 student = open_artifact({file})
 {inputs}
 logits = student(x)  # (B, classes), for any B
-print([student.facts.classes[best] for best in logits.argmax(-1)])
+{said}
 """
+_SAID = "print([{classes}[best] for best in logits.argmax(-1)])"
+_TASKS = """\
+first = 0
+for task, size in {tasks}.items():  # the logits of one task stand beside those of the next
+    best = logits[:, first : first + size].argmax(-1)
+    print(task, [{classes}[first + one].removeprefix(task + ": ") for one in best])
+    first += size"""
+# The pair of places as `evaluation.spans.best_spans` finds it.
+_PLACES = """\
+places = encoding["length"]  # logits of where an answer starts, then of where it ends; place 0 is no answer
+pairs = [(a, b) for a in range(1, places) for b in range(a, min(a + {longest}, places))]
+for (question, text), start, end in zip(texts, logits[:, :places].tolist(), logits[:, places:].tolist()):
+    a, b = max(pairs, key=lambda pair: start[pair[0]] + end[pair[1]])
+    found = tokenizer.encode(question, text).offsets if start[0] + end[0] < start[a] + end[b] else None
+    print([text[found[a][0] : found[b][1]] if found else "no answer"])"""
+_PLACES_BY_US = """\
+places = best_spans(*np.split(logits, 2, axis=1))  # where an answer starts, and where it ends
+spans = encoder_of({encoding}).characters(rows, places)
+print([text[a:b] or "no answer" for text, (a, b) in zip(rows.column({column}), spans)])"""
+_LONGEST = 30  # tokens of an answer
 _PICTURE = """\
 x = np.asarray(Image.open("picture.png").convert("{mode}").resize(({width}, {height})), dtype="float32"){order}
 x = np.ascontiguousarray(x) / 255  # in [0, 1]; mean and deviation are inside the file"""
@@ -148,7 +169,13 @@ def _cells(row: Report) -> list[str]:
 def loading(report: Report) -> Sequence[tuple[str, str]]:
     """What the headline's files are, and Python that asks each of them, from the folder of the run."""
     rows = [row for row in report.get("exports", ()) if row["of"] == report["headline"] and row["kept"]]
-    return [(f"As {row['format']} ({row['line']}), {_needs(row)}:", snippet(row)) for row in rows]
+    told = report.get("tasks") or {"each": ()}
+    tasks = {task["name"]: len(task["classes"]) for task in told["each"]}
+    questions = bool(told.get("questions"))
+    return [
+        (f"As {row['format']} ({row['line']}), {_needs(row)}:", snippet(row, tasks, questions=questions))
+        for row in rows
+    ]
 
 
 def _needs(row: Report) -> str:
@@ -159,18 +186,33 @@ def _needs(row: Report) -> str:
     return f"with {package} and tokenizers alone" if kind == "tokens" else f"with {package} alone"
 
 
-def snippet(row: Report) -> str:
+def snippet(row: Report, tasks: Mapping[str, int] = MappingProxyType({}), *, questions: bool = False) -> str:
     """Python that asks one file about a picture, texts, a row of columns, or numbers.
 
     Args:
         row: of the report's `exports`.
+        tasks: task -> how many classes it has, the main one first; nothing where there is one task.
+        questions: whether the tasks are where an answer starts in a text, and where it ends.
     """
     quoted = _quoted(row["file"])
-    imports, inputs = _inputs(row)
+    imports, inputs = _inputs(row, questions=questions)
+    said = _said(row, tasks, questions=questions)
+    imports += "from tutelage.evaluation.spans import best_spans\n" if "best_spans" in said else ""
     packed = "base64" in inputs
     found = SNIPPETS.get(row["format"], _OTHER)
     before, after = ("base64\nimport ", "\nimport zlib") if packed else ("", "")
-    return found.format(file=quoted, imports=imports, inputs=inputs, before=before, after=after)
+    return found.format(file=quoted, imports=imports, inputs=inputs, said=said, before=before, after=after)
+
+
+def _said(row: Report, tasks: Mapping[str, int], *, questions: bool) -> str:
+    """Lines that print what logits mean."""
+    facts = 'facts["{}"]' if row["format"] in SNIPPETS else "student.facts.{}"
+    if questions and _reads_by_us(row):
+        column = _quoted(row["encoding"]["columns"][1])
+        return _PLACES_BY_US.format(encoding=facts.format("encoding"), column=column)
+    if questions:
+        return _PLACES.format(longest=_LONGEST)
+    return (_TASKS if tasks else _SAID).format(classes=facts.format("classes"), tasks=json.dumps(dict(tasks)))
 
 
 def _reads_by_us(row: Report) -> bool:
@@ -180,7 +222,7 @@ def _reads_by_us(row: Report) -> bool:
     return kind not in (None, "picture") and not by_hand
 
 
-def _inputs(row: Report) -> tuple[str, str]:
+def _inputs(row: Report, *, questions: bool) -> tuple[str, str]:
     """Lines that import what inputs of a file need, and lines that make some."""
     shape, made = row["input_shape"], row.get("encoding", {})
     if _reads_by_us(row):
@@ -189,7 +231,7 @@ def _inputs(row: Report) -> tuple[str, str]:
         ours = "from tutelage.data import Rows, as_model_input\nfrom tutelage.data.encoders import encoder_of\n"
         return ours, lines
     if made.get("kind") in ("tokens", "ids"):
-        return _text(made)
+        return _text(made, questions=questions)
     if len(shape) != 3 or shape[0] not in _MODES:
         return "", _NUMBERS.format(sizes=", ".join(map(str, shape)))
     mode, order = _MODES[shape[0]]
@@ -212,13 +254,15 @@ def _rows(made: Report, encoding: str, numpy: str) -> str:
     return _ROWS.format(columns="\n".join(_columns(made)), rates=rates, encoding=encoding, numpy=numpy)
 
 
-def _text(made: Report) -> tuple[str, str]:
+def _text(made: Report, *, questions: bool) -> tuple[str, str]:
     """The same for tokens, without us."""
     names = [" ".join(str(name).split()) for name in made["columns"]]
     if made["kind"] == "ids":
         return "", _IDS.format(text='"7 12 7", "3"', columns=names[0])
     one, other = '"a first text", "another one"', '("a first text", "what goes with it")'
     told = names[0] if len(names) == 1 else f"{names[0]}, and {', '.join(names[1:])} joined by spaces"
+    if questions:
+        other, told = '("What is it written in?", "A small tool written in Perl.")', ", ".join(names)
     lines = _TOKENS.format(text=one if len(names) == 1 else other, columns=told)
     if made.get("swap"):
         lines = lines[: lines.rindex("\n") + 1] + _SWAPPED

@@ -14,11 +14,13 @@ import yaml
 
 from tutelage.report import artifacts, facts, numbers, robust, tasks
 from tutelage.report.markup import TURNS
+from tutelage.report.measure import of_questions
 from tutelage.report.plain import snippet
 from tutelage.report.verdict import verdict
 
 Report = Mapping[str, Any]
 _HUB_METRICS = {"accuracy": "accuracy", "macro_recall": "recall", "macro_f1": "f1"}
+_HUB_OF_QUESTIONS = {"accuracy": "exact_match", "f1": "f1"}
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _INPUTS = (
     "Inputs are numbers in [0, 1] of the shape it was trained on, the normalisation is inside; it does not notice "
@@ -110,14 +112,15 @@ def _head(report: Report) -> str:
     """Metadata that the Hugging Face hub accepts. YAML quotes whatever is not plain text."""
     data, task = report["data"], report["data"]["task"]
     model, recipe = _headline(report), _recipe(report)
+    measures = _HUB_OF_QUESTIONS if of_questions(report) else _HUB_METRICS
     metrics = [
         {
             "type": hub,
             "value": round(model["metrics"][ours]["value"], 6),
-            "name": ours.replace("_", " "),
+            "name": hub.replace("_", " ") if of_questions(report) else ours.replace("_", " "),
             **({"args": {"average": "macro"}} if ours.startswith("macro") else {}),
         }
-        for ours, hub in _HUB_METRICS.items()
+        for ours, hub in measures.items()
     ]
     dataset = {"name": data["name"], "type": data["name"], "split": "test"}
     result = {"task": {"type": task, "name": task.replace("-", " ")}, "dataset": dataset, "metrics": metrics}
@@ -131,7 +134,7 @@ def _head(report: Report) -> str:
         "library_name": "pytorch",
         "pipeline_tag": task,
         "tags": ["knowledge-distillation", "model-compression", "tutelage", task],
-        "metrics": list(_HUB_METRICS.values()),
+        "metrics": list(measures.values()),
         "model-index": [{"name": report["recipe"]["name"], "results": [result]}],
     }
     # Line breaks of other scripts and marks that turn text survive only as escapes, which YAML otherwise leaves out.
@@ -159,16 +162,19 @@ def _teachers(report: Report) -> list[object]:
 def _table(report: Report) -> str:
     """The main table in short."""
     times = any(model["latency"] for model in report["models"])
-    attacked = robust.known(report) is not None
+    attacked, questions = robust.known(report) is not None, of_questions(report)
+    shares = ("accuracy", "f1") if questions else ("accuracy", "macro_recall")
     head = ["model", "accuracy, %", "macro recall, %", "NLL", "ECE, %", "parameters", "file"]
+    head[1:5] = ["exact match, %", "F1, %"] if questions else head[1:5]
     head[2:2] = ["robust, %"] if attacked else []
     rows = []
     for model in report["models"]:
         found = model["metrics"]
-        row = [_cell(model["name"]), *(numbers.spread(found[key]) for key in ("accuracy", "macro_recall"))]
+        row = [_cell(model["name"]), *(numbers.spread(found[key]) for key in shares)]
         if attacked:
             row.insert(2, numbers.spread(model["robust"]["accuracy"]) if "robust" in model else numbers.MISSING)
-        row += [f"{found['nll']['value']:.3f}", f"{found['ece']['value'] * 100:.1f}"]
+        if not questions:
+            row += [f"{found['nll']['value']:.3f}", f"{found['ece']['value'] * 100:.1f}"]
         row += [numbers.count(model["parameters"] or None), numbers.size(model["file_bytes"] or None)]
         if times:
             row.append(numbers.milliseconds(model["latency"][0]["p50_ms"] if model["latency"] else None))
@@ -184,9 +190,17 @@ def _use(report: Report) -> list[str]:
     """What the numbers speak for."""
     data, task = report["data"], report["data"]["task"].replace("-", " ")
     wrong = 1 - _headline(report)["metrics"]["accuracy"]["value"]
-    return [
+    said = (
         f"{task[0].upper()}{task[1:]}: examples like those of {data['name']}, each of exactly one of "
-        f"{numbers.plural(len(report['classes']), 'class')}.",
+        f"{numbers.plural(len(report['classes']), 'class')}."
+    )
+    if of_questions(report):
+        said = (
+            f"Question answering: questions like those of {data['name']}, read together with their text up to "
+            f"{len(report['classes']):,} tokens."
+        )
+    return [
+        said,
         f"It was wrong on {numbers.percent(wrong)} of the test examples; whoever acts on its answers should be able to "
         "bear that.",
         "Nothing was measured on data from another source, on disturbed inputs or on groups of people."
@@ -203,13 +217,17 @@ def _limits(report: Report, warnings: Sequence[str]) -> list[str]:
     names = ", ".join(f"‘{name}’ {numbers.percent(recall[name])}" for name in weak)
     unseen = [row["class"] for row in report["per_class"] if not row["n"]]
     few = ", ".join(f"‘{name}’" for name in unseen[:_WEAK]) + (", …" if len(unseen) > _WEAK else "")
+    taught = "It was taught by a model: errors and unfairness of the teacher may have been passed on."
+    if of_questions(report):
+        nothing = "It answers with a stretch of the text that it is given, or with nothing; it says nothing of its own."
+        return [_COLUMNS if _reads_columns(report) else _INPUTS, nothing, taught, *warnings]
     return [
         _COLUMNS if _reads_columns(report) else _INPUTS,
         f"It knows {numbers.plural(len(report['classes']), 'class')} and names one of them for any input, "
         "also for inputs unlike those it was trained on.",
         f"Weakest classes by recall on the test part: {names}.",
         *([f"Without any test example, so nothing is known of them: {few}."] if unseen else []),
-        "It was taught by a model: errors and unfairness of the teacher may have been passed on.",
+        taught,
         *warnings,
     ]
 
@@ -237,6 +255,8 @@ def _loading(report: Report) -> list[str]:
         parts += ["Without tutelage, with torch and safetensors alone:\n", _fenced(plain, "python")]
     for title, code in artifacts.loading(report):
         parts += [_plain(title) + "\n", _fenced(code, "python")]
+    if of_questions(report):
+        return parts
     names = json.dumps(tasks.outputs(report), ensure_ascii=False).translate(TURNS)
     shown = (
         f"<details><summary>The classes, in the order of the logits</summary>\n\n{_fenced(names, 'json')}\n</details>\n"

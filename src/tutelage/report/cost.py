@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from tutelage.evaluation.energy import energy_of
 from tutelage.report import figures, numbers, parts, plane, tables
 from tutelage.report.markup import Safe, tag
+from tutelage.report.measure import judged_by, of_questions
 
 Report = Mapping[str, Any]
 Energy = Mapping[str, Any]  # {joules, source, words}
@@ -73,11 +75,14 @@ def _plane(report: Report, points: Sequence[Report], axis: plane.Axis, edge: str
                 says=f"{point['name']}: {_accuracy(point)}, {_costs(point, edge)}",
             )
         )
-    picture, numbered = plane.draw(marks, axis)
+    questions = of_questions(report)
+    picture, numbered = plane.draw(marks, replace(axis, up="exact match, %") if questions else axis)
     key = (
         tag("p", [tag("span", f"{number} {name}") for number, name in numbered], class_="legend") if numbered else None
     )
     title = "Accuracy against file size" if edge == "on_size" else "Accuracy against time"
+    if questions:
+        title = "Exact match against file size" if edge == "on_size" else "Exact match against time"
     return parts.figure(title, [picture, key], _caption(report, points, edge), _points(points, edge))
 
 
@@ -114,10 +119,11 @@ def _caption(report: Report, points: Sequence[Report], edge: str) -> str:
         else ""
     )
     return (
-        f"Test accuracy, n = {report['data']['totals']['test']:,}, {numbers.plural(len(report['seeds']), 'seed')}; "
-        f"crosses are 95 % intervals, of accuracy over {'seeds' if several else 'test examples'}.{timed} The line "
-        f"joins the models that no other beats in both, by their values{named}. "
-        f"{' '.join(words for words, there in shapes.items() if there)} Points at one place stand side by side."
+        f"{judged_by(report)}, n = {report['data']['totals']['test']:,}, "
+        f"{numbers.plural(len(report['seeds']), 'seed')}; crosses are 95 % intervals, of accuracy over "
+        f"{'seeds' if several else 'test examples'}.{timed} The line joins the models that no other beats in both, by "
+        f"their values{named}. {' '.join(words for words, there in shapes.items() if there)} Points at one place stand "
+        "side by side."
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from tutelage.report import numbers
 from tutelage.report.markup import Safe, join, tag
+from tutelage.report.measure import judged_by
 
 WIDTH = 520
 _SIDE = 18  # keeps the first and last tick label inside the picture
@@ -78,7 +79,7 @@ def forest(report: Mapping[str, Any]) -> Safe:
     parts.append(tag("line", x1=scale(0), x2=scale(0), y1=30, y2=height - 34, class_="zero"))
     for row, item in enumerate(items):
         parts += _gain(scale, item, 84 * row, colour(report, item["name"]))
-    return svg(height, "Difference in test accuracy between each distilled student and the baseline", parts)
+    return svg(height, "Difference between each student and its baseline", parts)
 
 
 def _gain(scale: Scale, item: Mapping[str, Any], top: float, paint: str) -> list[Safe]:
@@ -127,7 +128,7 @@ def strip(report: Mapping[str, Any]) -> Safe:
             tag("line", x1=mean, x2=mean, y1=y - 12, y2=y + 12, class_=f"mean {paint}"),
             *(dot(scale(value), y + lane[seed], 4.6, f"seed {paint}") for seed, value in values[name].items()),
         ]
-    return svg(height, "Test accuracy of every seed", parts)
+    return svg(height, f"{judged_by(report)} of every seed", parts)
 
 
 def curves(report: Mapping[str, Any], metric: str, *, share: bool) -> Safe:

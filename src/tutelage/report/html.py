@@ -13,6 +13,7 @@ from tutelage import lang
 from tutelage.lang.names import names_in
 from tutelage.report import artifacts, classwise, cost, facts, figures, numbers, parts, robust, tables, tasks, trust
 from tutelage.report.markup import Safe, join, tag
+from tutelage.report.measure import judged_by, of_questions, taught, untaught
 from tutelage.report.roster import roster
 from tutelage.report.verdict import Verdict, verdict
 
@@ -98,13 +99,12 @@ def _verdict(report: Report, said: Verdict) -> Safe:
 
 def _tiles(report: Report, tone: str) -> Safe:
     summary = report["summary"]
-    gain = next((item for item in report["comparisons"] if item["name"] == report["headline"]), None)
+    gain = next((item for item in taught(report) if item["name"] == report["headline"]), None)
     tiles = []
     if summary["retained"] is not None:
         kept = summary["retained"]
-        tiles.append(
-            ("of the teacher's accuracy", numbers.percent(kept["value"]), _within(numbers.interval(kept), "%"))
-        )
+        of = "of the teacher's exact match" if of_questions(report) else "of the teacher's accuracy"
+        tiles.append((of, numbers.percent(kept["value"]), _within(numbers.interval(kept), "%")))
     if gain is not None:
         value = numbers.points(gain["difference"]["value"], numbers.decimals(gain["difference"]))
         tiles.append(("from distillation itself", value, _within(numbers.points_interval(gain["difference"]), "pp")))
@@ -180,37 +180,50 @@ def _evidence(report: Report) -> Safe | None:
     runs = parts.figure(
         "Every single run",
         figures.legend(report, ["teacher", *arms]) + figures.strip(report),
-        f"Test accuracy, n = {report['data']['totals']['test']:,}, {numbers.plural(len(report['seeds']), 'seed')}. One "
-        "dot is one run, the bar its mean, the dotted line the teacher. A line joins the runs of one seed, which saw "
-        "the same batches.",
+        f"{judged_by(report)}, n = {report['data']['totals']['test']:,}, "
+        f"{numbers.plural(len(report['seeds']), 'seed')}. One dot is one run, the bar its mean, the dotted line the "
+        "teacher. A line joins the runs of one seed, which saw the same batches.",
         tables.runs(report),
     )
     if not report["comparisons"]:
         return parts.section("How much the runs differ", "Nothing was compared, so these are the runs alone.", runs)
-    basis = report["comparisons"][0]["basis"]
-    single, folds = basis == "examples", basis == "folds"
-    caption = (
-        "thick and diamond: the interval over folds, which decides; thin: paired bootstrap over test examples. Right "
-        "of 0 means that distillation helped."
-        if folds
-        else "single run: the interval is a paired bootstrap over test examples, by class; it says nothing of other "
-        "seeds."
-        if single
-        else "thick and diamond: paired t by seed, which decides; thin: paired bootstrap over test examples; rings: "
-        "single seeds. Right of 0 means that distillation helped."
-    )
+    alone = [item["name"] for item in untaught(report)]
+    what = "exact match" if of_questions(report) else "test accuracy"
     gain = parts.figure(
-        "What distillation added",
+        "What each arm added" if alone else "What distillation added",
         figures.forest(report),
-        f"Difference in test accuracy, 95 % intervals, n = {report['data']['totals']['test']:,}, "
-        f"{numbers.plural(len(report['seeds']), 'seed')}; {caption}",
+        f"Difference in {what}, 95 % intervals, n = {report['data']['totals']['test']:,}, "
+        f"{numbers.plural(len(report['seeds']), 'seed')}; {_how_sure(report)}",
         tables.comparisons(report),
     )
-    return parts.section(
-        "Is the gain real?",
+    lead = (
         "The same student was trained with and without the teacher, on the same batches and views, so the two are "
-        "compared in pairs.",
-        tag("div", gain, runs, class_="pair-of"),
+        "compared in pairs."
+    )
+    if alone:
+        lead += f" No teacher, but another way than the baseline's: {', '.join(f'‘{name}’' for name in alone)}."
+    return parts.section("Is the gain real?", lead, tag("div", gain, runs, class_="pair-of"))
+
+
+def _how_sure(report: Report) -> str:
+    """What the lines and marks of the comparisons are."""
+    basis = report["comparisons"][0]["basis"]
+    if basis == "examples":
+        return (
+            "single run: the interval is a paired bootstrap over test examples, by class; it says nothing of other "
+            "seeds."
+        )
+    helped = "Right of 0 is better than the baseline." if untaught(report) else (
+        "Right of 0 means that distillation helped."
+    )  # fmt: skip
+    if basis == "folds":
+        return (
+            f"thick and diamond: the interval over folds, which decides; thin: paired bootstrap over test examples. "
+            f"{helped}"
+        )
+    return (
+        "thick and diamond: paired t by seed, which decides; thin: paired bootstrap over test examples; rings: single "
+        f"seeds. {helped}"
     )
 
 
@@ -260,7 +273,9 @@ def _training(report: Report) -> Safe | None:
     )
 
 
-def _classes(report: Report) -> Safe:
+def _classes(report: Report) -> Safe | None:
+    if of_questions(report):  # hundreds of places are no classes
+        return None
     against = report["baseline"] if report["baseline"] != report["headline"] else None
     extra = f" The bars show ‘{report['headline']}’ minus ‘{against}’." if against else ""
     marks = classwise.marks(report)
@@ -305,7 +320,9 @@ def _forgotten_title(report: Report, count: int) -> str:
     return f"What ‘{report['headline']}’ forgot"
 
 
-def _confusions(report: Report) -> Safe:
+def _confusions(report: Report) -> Safe | None:
+    if of_questions(report):
+        return None
     confusion = report["confusion"]
     pairs = tag("div", classwise.pairs(report), class_="card wide")
     if confusion["rates"] is None:
@@ -328,11 +345,12 @@ def _confusions(report: Report) -> Safe:
 
 
 def _integrity(report: Report) -> Safe:
+    counts = None if of_questions(report) else facts.counts(report)
     return parts.section(
         "Data and integrity",
         "What was trained on, what was judged on, and the files that these numbers belong to.",
         tag("div", facts.facts(report), class_="card wide"),
-        parts.more("Examples of every class", tag("div", facts.counts(report), class_="wide")),
+        None if counts is None else parts.more("Examples of every class", tag("div", counts, class_="wide")),
         parts.more("Files and their sums", tag("div", facts.files(report), class_="wide"), printed=True),
     )
 

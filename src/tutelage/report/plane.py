@@ -38,6 +38,7 @@ class Axis:
     units: tuple[float, ...]  # each the start of its own decades
     decades: tuple[float, ...]
     text: Callable[[float], str]
+    up: str = "accuracy, %"  # what stands upwards
 
 
 def _size(value: float) -> str:
@@ -189,7 +190,7 @@ def _axes(x: _Logarithmic, y: Scale, axis: Axis) -> list[Safe]:
         parts.append(tag("line", x1=x(value), x2=x(value), y1=_TOP, y2=_BOTTOM, class_="grid"))
         at = min(max(x(value), _LEFT + 12.0), _RIGHT - 22.0)
         parts.append(tag("text", axis.text(value), x=at, y=_BOTTOM + 20, text_anchor="middle"))
-    parts.append(tag("text", "accuracy, %", x=0, y=13, class_="unit"))
+    parts.append(tag("text", axis.up, x=0, y=13, class_="unit"))
     parts.append(tag("text", axis.title, x=_RIGHT, y=_HEIGHT - 6, text_anchor="end", class_="unit"))
     return parts
 

@@ -8,6 +8,7 @@ from typing import Any
 from tutelage.report import numbers
 from tutelage.report.figures import colour
 from tutelage.report.markup import Safe, tag
+from tutelage.report.measure import of_questions
 from tutelage.report.tables import file_cell, parameters_cell, plain_cell, share_cell, stacked, table
 
 Report = Mapping[str, Any]
@@ -19,15 +20,17 @@ def roster(report: Report) -> Safe:
     """Models down, the measures that most ask for across."""
     compared = {item["name"]: item for item in (*report["comparisons"], *report.get("compressions", ()))}
     timed = sorted({item["batch"] for model in report["models"] for item in model["latency"]})[:1]
-    head = ["Model", "Accuracy ↑", "Difference", "NLL ↓", "ECE ↓", "Agrees", "Parameters", "File"]
+    questions = of_questions(report)
+    head = ["Model", "Exact match ↑" if questions else "Accuracy ↑", "Difference"]
+    head += ["F1 ↑"] if questions else ["NLL ↓", "ECE ↓"]
+    head += ["Agrees", "Parameters", "File"]
     head += [f"p50, batch {batch}" for batch in timed]
     rows = []
     for model in report["models"]:
         cells = [
             share_cell(model, "accuracy"),
             _difference(compared.get(model["name"])),
-            plain_cell(model, "nll"),
-            share_cell(model, "ece"),
+            *([share_cell(model, "f1")] if questions else [plain_cell(model, "nll"), share_cell(model, "ece")]),
             share_cell(model, "agreement"),
             stacked("") if model["of"] else parameters_cell(model),
             file_cell(model),

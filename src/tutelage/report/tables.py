@@ -11,12 +11,15 @@ from typing import Any
 from tutelage.report import numbers
 from tutelage.report.figures import colour
 from tutelage.report.markup import Safe, escape, tag
+from tutelage.report.measure import of_questions
 
 Report = Mapping[str, Any]
 Cell = Any
 _RANGE = re.compile(r"(?<=[\d])…(?=[\d+−])")  # where a browser would part the two ends of an interval
 LABELS = {
     "accuracy": "Accuracy",
+    "f1": "F1 over tokens",
+    "all_right": "All tasks right",
     "top5_accuracy": "Top-5 accuracy",
     "hit_rate_10": "Hit rate at 10",
     "ndcg_10": "NDCG at 10",
@@ -116,7 +119,7 @@ def main(report: Report) -> Safe:
 
 
 def more(report: Report) -> Safe | None:
-    """The measures beyond the main ones, or nothing where an earlier version left them out."""
+    """The measures beyond the main ones, or nothing where an earlier version left them out, or they say nothing."""
     groups = [_present(report, group) for group in (_RANKING, _CALIBRATION)]
     # NLL and ECE stand here once more, beside what one temperature makes of them.
     if not any(key not in ("nll", "ece") for group in groups for _, key, _, _ in group):
@@ -155,6 +158,13 @@ def _present(report: Report, group: Sequence[tuple[str, str, str, str]]) -> list
 
 
 def _quality(report: Report) -> list[Row]:
+    if of_questions(report):
+        return [
+            ("Exact match", "↑", lambda model: share_cell(model, "accuracy")),
+            ("95 % over test examples", "", lambda model: stacked(numbers.interval(model["accuracy_items"]))),
+            ("Share of the teacher's", "", retained_cell),
+            (LABELS["f1"], "↑", lambda model: share_cell(model, "f1")),
+        ]
     top = _present(report, _PLACES)
     return [
         (LABELS["accuracy"], "↑", lambda model: share_cell(model, "accuracy")),
@@ -175,8 +185,9 @@ def retained_cell(model: Report) -> Safe:
 
 
 def _fidelity(report: Report) -> list[Row]:
+    where = "of where answers start" if of_questions(report) else ""
     rows: list[Row] = [
-        (LABELS["agreement"], "", lambda model: share_cell(model, "agreement")),
+        (LABELS["agreement"], where, lambda model: share_cell(model, "agreement")),
         (LABELS["divergence"], "nats", lambda model: plain_cell(model, "divergence")),
     ]
     if "copied_errors" in report["models"][0]["metrics"]:
@@ -221,15 +232,19 @@ def _latency(model: Report, batch: int) -> Safe:
 
 def runs(report: Report) -> Safe:
     """Every run on its own."""
-    rows = []
+    rows, questions = [], of_questions(report)
     for model in report["models"]:
         for run in model["runs"]:
             found = run["metrics"]
             seed = numbers.MISSING if run["seed"] is None else str(run["seed"])
             epoch = numbers.MISSING if run["kept_epoch"] is None else str(run["kept_epoch"])
-            shares = [numbers.percent(found[key], 2) for key in ("accuracy", "macro_recall", "ece", "agreement")]
-            rows.append([model["name"], seed, epoch, *shares[:2], f"{found['nll']:.4f}", *shares[2:]])
-    return table(["Model", "Seed", "Epoch kept", "Accuracy", "Macro recall", "NLL", "ECE", "Agreement"], rows)
+            keys = ("accuracy", "f1") if questions else ("accuracy", "macro_recall", "ece", "agreement")
+            cells = [numbers.percent(found[key], 2) for key in keys]
+            if not questions:
+                cells.insert(2, f"{found['nll']:.4f}")
+            rows.append([model["name"], seed, epoch, *cells])
+    measures = ["Exact match", "F1"] if questions else ["Accuracy", "Macro recall", "NLL", "ECE", "Agreement"]
+    return table(["Model", "Seed", "Epoch kept", *measures], rows)
 
 
 def comparisons(report: Report) -> Safe:

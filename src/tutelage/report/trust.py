@@ -7,6 +7,7 @@ from typing import Any
 
 from tutelage.report import figures, numbers, parts, tables, trustcharts
 from tutelage.report.markup import Safe, join, tag
+from tutelage.report.measure import of_questions
 
 Report = Mapping[str, Any]
 _STANTON = (
@@ -24,7 +25,7 @@ def calibration(report: Report) -> Safe | None:
     None where the report holds no points to draw.
     """
     drawn = report.get("drawn")
-    if not drawn or not drawn["models"]:
+    if not drawn or not drawn["models"] or of_questions(report):
         return None
     cards = [card for group in _groups(report) for card in _curves(report, group)]
     temperatures = _temperatures(report)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tutelage.report import numbers
+from tutelage.report.measure import of_questions, taught, untaught
 
 SIGNIFICANT = 0.05
 _MOST_SENTENCES = 3
@@ -46,13 +47,14 @@ class Verdict:
 
 def verdict(report: Mapping[str, Any]) -> Verdict:
     """The verdict of a report object (see `tutelage.evaluation.scorecard`)."""
-    gains = report["comparisons"]
+    gains, family = taught(report), len(report["comparisons"])
     first = next((item for item in gains if item["name"] == report["headline"]), None)
     warnings = tuple(item["text"] for item in report["warnings"])
-    claims = [gain_sentence(item, len(gains)) for item in gains] if len(gains) <= _MOST_SENTENCES else _grouped(gains)
+    claims = [gain_sentence(item, family) for item in gains] if len(gains) <= _MOST_SENTENCES else _grouped(gains)
     if not gains:
         claims = ["Nothing can be said about what distillation itself added: there was nothing to compare."]
-    rest = [_worst_class(report), _calibration(report)]
+    claims += _without_a_teacher(report)
+    rest = [_overlap(report)] if of_questions(report) else [_worst_class(report), _calibration(report)]
     if warnings:
         rest.append(f"Warnings: {len(warnings)}.")
     return Verdict(
@@ -72,7 +74,10 @@ def cost_sentence(report: Mapping[str, Any]) -> str:
         kept = f"{name} had a teacher without a single right answer {figures}"
     else:
         verb = "keeps" if summary["retained"]["value"] < 1 else "reaches"
-        kept = f"{name} {verb} {numbers.percent(summary['retained']['value'])} of the teacher's accuracy {figures}"
+        share = numbers.percent(summary["retained"]["value"])
+        kept = f"{name} {verb} {share} of the teacher's accuracy {figures}"
+        if of_questions(report):
+            kept = f"{name} {verb} {share} of the teacher's exact match {figures}"
     parts = [kept]
     if summary["size_ratio"] is not None:
         parts.append(numbers.against(summary["size_ratio"], "smaller", "larger", "about the same size"))
@@ -83,23 +88,93 @@ def cost_sentence(report: Mapping[str, Any]) -> str:
     return ", ".join(parts) + "."
 
 
-def gain_sentence(item: Mapping[str, Any], students: int) -> str:
-    """What distillation itself added to one student: a gain, nothing measurable, or harm."""
-    difference, basis = item["difference"], item["basis"]
-    single = basis == "examples"
+def gain_sentence(item: Mapping[str, Any], family: int) -> str:
+    """What distillation itself added to one student: a gain, nothing measurable, or harm.
+
+    Args:
+        item: one of the report's comparisons.
+        family: how many there are, of which Holm's correction is.
+    """
+    difference, single = item["difference"], item["basis"] == "examples"
     claim = {
         "gain": "distillation itself added {} over",
         "none": "there is no measurable gain from distillation: {} against",
         "worse": "distillation made the student worse: {} against",
     }[item["decision"]].format(numbers.points(difference["value"], numbers.decimals(difference)))
+    claim = f"in this single run, {claim}" if single else claim
+    claim = f"‘{item['name']}’: {claim}" if family > 1 else claim[0].upper() + claim[1:]
+    return f"{claim} the same student without a teacher ({_evidence(item)}){_doubt(item, family)}."
+
+
+def _evidence(item: Mapping[str, Any]) -> str:
+    difference, basis = item["difference"], item["basis"]
     evidence = f"95 % CI {numbers.points_interval(difference)}"
     if basis == "folds":
-        evidence += f" over {item['folds']} folds, which share most of what they learn from"
+        return evidence + f" over {item['folds']} folds, which share most of what they learn from"
+    seeds = numbers.plural(difference["seeds"], "seed")
+    return evidence + (" over test examples only" if basis == "examples" else f", {seeds}, paired")
+
+
+def _without_a_teacher(report: Mapping[str, Any]) -> list[str]:
+    """What arms gained or lost that listened to nobody, and whether a teacher did more than they."""
+    items, family = untaught(report), len(report["comparisons"])
+    moved = [item for item in items if item["decision"] != "none"]
+    if len(moved) > _MOST_SENTENCES:
+        each = "; ".join(
+            f"‘{item['name']}’ {numbers.points(item['difference']['value'], numbers.decimals(item['difference']))} "
+            f"({numbers.points_interval(item['difference'])})"
+            for item in moved
+        )
+        found = [f"Without a teacher, {len(moved)} of {len(items)} other arms differ from their baselines: {each}."]
     else:
-        evidence += " over test examples only" if single else f", {numbers.plural(difference['seeds'], 'seed')}, paired"
-    claim = f"in this single run, {claim}" if single else claim
-    claim = f"‘{item['name']}’: {claim}" if students > 1 else claim[0].upper() + claim[1:]
-    return f"{claim} the same student without a teacher ({evidence}){_doubt(item, students)}."
+        found = [_untaught_sentence(item, family) for item in moved]
+    return found + _as_good(report, [item["name"] for item in items if item["decision"] == "gain"])
+
+
+def _untaught_sentence(item: Mapping[str, Any], family: int) -> str:
+    difference = item["difference"]
+    amount = numbers.points(abs(difference["value"]), numbers.decimals(difference)).lstrip("+")
+    evidence = _evidence(item)
+    if item["basis"] == "examples":
+        evidence = f"single run, {evidence}"
+    if item["decision"] == "gain":
+        said = f"Without a teacher, ‘{item['name']}’ gained {amount} over ‘{item['against']}’ ({evidence})"
+    else:
+        said = f"Without a teacher, ‘{item['name']}’ lost {amount} against ‘{item['against']}’ ({evidence})"
+    return f"{said}{_doubt(item, family)}."
+
+
+def _as_good(report: Mapping[str, Any], gained: Sequence[str]) -> list[str]:
+    """Of each student the arm that gained most without a teacher, where no distilled one did better."""
+    found = []
+    for student in dict.fromkeys(model["student"] for model in report["models"] if model["name"] in gained):
+        own = [model for model in report["models"] if model["student"] == student]
+        alone = max((model for model in own if model["name"] in gained), key=_accuracy)
+        best = max((model for model in own if model["role"] == "distilled"), key=_accuracy, default=None)
+        if best is not None and _accuracy(alone) >= _accuracy(best):
+            found.append(
+                f"‘{alone['name']}’ did at least as well as the best distilled arm, ‘{best['name']}’ "
+                f"({numbers.percent(_accuracy(alone))} and {numbers.percent(_accuracy(best))}): such a gain needs no "
+                "teacher."
+            )
+    return found
+
+
+def _accuracy(model: Mapping[str, Any]) -> float:
+    return float(model["metrics"]["accuracy"]["value"])
+
+
+def _overlap(report: Mapping[str, Any]) -> str:
+    """Of questions, what share of the true answers' tokens was named."""
+    models = {model["name"]: model["metrics"]["f1"] for model in report["models"]}
+    ours, theirs = numbers.spread(models[report["headline"]]), f"{models['teacher']['value'] * 100:.1f}"
+    gains = report["tasks"]["joint"]["comparisons"]
+    item = next((one for one in gains if one["measure"] == "f1" and one["name"] == report["headline"]), None)
+    if item is None or "folds" in report:  # whose interval would not know that folds overlap
+        return f"F1: {ours} vs {theirs} of the teacher."
+    gap = item["difference"]
+    amount = numbers.points(gap["value"], numbers.decimals(gap))
+    return f"F1: {ours} vs {theirs} of the teacher, {amount} against ‘{item['against']}’ ({_evidence(item)})."
 
 
 def _grouped(items: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -124,13 +199,13 @@ def _grouped(items: Sequence[Mapping[str, Any]]) -> list[str]:
     return found
 
 
-def _doubt(item: Mapping[str, Any], students: int) -> str:
+def _doubt(item: Mapping[str, Any], family: int) -> str:
     """Why a difference that its own interval shows may still be chance."""
     if item["decision"] == "none":
         return ""
     doubts = []
-    if students > 1 and item["p_adjusted"] > SIGNIFICANT:
-        doubts.append(f"it does not survive Holm's correction for {students} comparisons")
+    if family > 1 and item["p_adjusted"] > SIGNIFICANT:
+        doubts.append(f"it does not survive Holm's correction for {family} comparisons")
     beside = item["by_example"]
     if beside["ci_low"] <= 0 <= beside["ci_high"]:
         doubts.append(f"over test examples alone the interval is {numbers.points_interval(beside)}, which holds 0")

@@ -14,7 +14,7 @@ from typing import Any, final
 import torch
 from torch import nn
 
-from tutelage.data.examples import vocabulary_of
+from tutelage.data.examples import separator_of, vocabulary_of
 from tutelage.errors import InputError, ModelError
 from tutelage.evaluation.cost import Latency, multiply_adds, parameters
 from tutelage.export import Facts, RunnerModule, example_inputs, format_of, open_artifact
@@ -342,7 +342,7 @@ def _teacher(home: Path, recipe: Recipe, facts: Mapping[str, Any], trust: bool) 
         one = build(
             ModelSpec(spec.model, spec.args, None), input_shape=tuple(facts["input_shape"]),
             classes=taught.get(name, len(facts["classes"])), mean=facts["mean"], std=facts["std"],
-            vocabulary=vocabulary_of(facts), trust=trust, role=plan.title,
+            vocabulary=vocabulary_of(facts), separator=separator_of(facts), trust=trust, role=plan.title,
         )  # fmt: skip
         load_weights(one, home / "teacher" / f"{plan.slug}.safetensors")
         members.append(one.eval())

@@ -63,20 +63,22 @@ def meet_by_name(module: nn.Module, own: Sequence[str] | None, data: Sequence[st
     )
 
 
-def contradiction(module: nn.Module | None, logits: Tensor, labels: Tensor) -> str | None:
+def contradiction(module: nn.Module | None, logits: Tensor, labels: Tensor, main: int | None = None) -> str | None:
     """Where classes were met by name, whether the answers bear the names out; what speaks against them, if not.
 
     Args:
         module: whose logits they are.
         logits: (N, C), in the order of the data.
-        labels: (N,).
+        labels: (N,), of several tasks those of the main one.
+        main: how many classes that one has, whose logits stand first; None where there is one task.
     """
     order = getattr(module, "order", None)
     if not isinstance(order, Tensor):
         return None
     as_they_stood = torch.empty_like(logits)
     as_they_stood[:, order.cpu()] = logits
-    by_name, by_position = (float((one.argmax(-1) == labels).double().mean()) for one in (logits, as_they_stood))
+    first = (one[:, :main] for one in (logits, as_they_stood))
+    by_name, by_position = (float((one.argmax(-1) == labels).double().mean()) for one in first)
     return f"{by_name:.1%} right by name, {by_position:.1%} by position" if by_position > by_name else None
 
 

@@ -172,12 +172,15 @@ def _compare(first: Side, second: Side, resamples: int) -> Comparison:
         if left:
             notices.append(f"left out of {side.name}, since only it has them: seed {', '.join(map(str, left))}")
     labels = first.labels
-    right, before = (np.stack([metrics.predictions(one) == labels for one in side]) for side in (ours, theirs))
+    strata = (labels > 0).astype(np.int64) if first.questions else labels  # few answers start at the same place
+    if first.questions:
+        notices.append("accuracy is exact match; NLL, ECE and agreement are of where answers start")
+    right, before = (np.stack([one.right[s] for s in seeds or sorted(one.right)]) for one in (second, first))
     if seeds:
         rights = dict(zip(seeds, right, strict=True)), dict(zip(seeds, before, strict=True))
-        found = comparison.compare(second.name, rights[0], first.name, rights[1], labels, resamples=resamples)
+        found = comparison.compare(second.name, rights[0], first.name, rights[1], strata, resamples=resamples)
     else:
-        found = _unpaired(second.name, right, first.name, before, labels, resamples)
+        found = _unpaired(second.name, right, first.name, before, strata, resamples)
     likelihood = np.mean([_nlls(one, labels) for one in ours], axis=0)
     likelihood -= np.mean([_nlls(one, labels) for one in theirs], axis=0)
     named = [[metrics.predictions(one) for one in side] for side in (ours, theirs)]
@@ -186,6 +189,9 @@ def _compare(first: Side, second: Side, resamples: int) -> Comparison:
         key: {name: float(np.mean([metric(one, labels) for one in side])) for name, metric in _LEVELS.items()}
         for key, side in (("first", theirs), ("second", ours))
     }
+    for key, shares in (("first", before), ("second", right)):
+        levels[key]["accuracy"] = float(np.mean([one.mean() for one in shares]))
+    classes = () if first.questions else _per_class(first.classes, labels, before.mean(axis=0), right.mean(axis=0))
     return Comparison(
         first=first.name,
         second=second.name,
@@ -193,9 +199,9 @@ def _compare(first: Side, second: Side, resamples: int) -> Comparison:
         seeds=tuple(seeds),
         levels=levels,
         accuracy=found,
-        nll=bootstrap_rows(float(likelihood.mean()), lambda rows: likelihood[rows].mean(axis=1), labels, resamples),
+        nll=bootstrap_rows(float(likelihood.mean()), lambda rows: likelihood[rows].mean(axis=1), strata, resamples),
         ece=ece_difference(ours, theirs, labels, resamples),
-        per_class=_per_class(first.classes, labels, before.mean(axis=0), right.mean(axis=0)),
+        per_class=classes,
         agreement=float(np.mean([np.mean(a == b) for a, b in pairs])),
         notices=tuple(notices),
     )
@@ -301,8 +307,10 @@ def _details(found: Comparison) -> list[str]:
         f"  agreement {numbers.percent(found.agreement)} of the examples get the same class from both",
     ]
     counted = [row for row in found.per_class if row["change"] is not None]
-    worst = min(counted, key=lambda row: row["change"])
-    if worst["change"] < 0:
+    worst = min(counted, key=lambda row: row["change"], default=None)
+    if worst is None:  # answers are places, and no classes
+        pass
+    elif worst["change"] < 0:
         doubt = "" if worst["changed"] else ", which may be chance"
         lines.append(
             f"  worst class  ‘{worst['class']}’ {numbers.points(worst['change'])} in recall "

@@ -193,7 +193,9 @@ def _joined(several: Sequence[Kept]) -> Kept:
 def _tasks(report: Mapping[str, Any], asked: Kept) -> evaluation.TaskFacts | None:
     """What models were asked beside the main task; None where that is all."""
     further = {name: (task.labels, task.classes) for name, task in asked.tasks.items()}
-    return evaluation.TaskFacts(report["tasks"]["main"], further) if further else None
+    if not further:
+        return None
+    return evaluation.TaskFacts(report["tasks"]["main"], further, report["tasks"].get("questions", False))
 
 
 def _mean_curve(curves: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, float | None]]:

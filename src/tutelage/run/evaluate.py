@@ -1,9 +1,10 @@
-"""A student's file against labelled data of any kind: what it scores there, seed by seed, class by class."""
+"""A student's file against labelled data of any kind: what it scores there, seed by seed, class by class, of several
+tasks one by one, and of questions by the stretch of text that it names."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, final
 
@@ -12,18 +13,22 @@ import torch
 from numpy.typing import NDArray
 
 from tutelage.data import Examples, load, plain_batches
-from tutelage.data.examples import listed
+from tutelage.data.examples import MAIN_TASK, Task, listed, separator_of
 from tutelage.data.inputs import read_again
+from tutelage.data.learned import Learned
+from tutelage.data.rows import Rows
 from tutelage.data.sets import SETS, set_folder
 from tutelage.data.sources import made_of_rows
 from tutelage.data.tabular import read_rows
 from tutelage.errors import DamagedError, InputError, ModelError
-from tutelage.evaluation import metrics
+from tutelage.evaluation import metrics, spans
 from tutelage.evaluation.predict import predict
 from tutelage.evaluation.significance import Estimate, over_seeds, wilson
+from tutelage.export.tasks import Share, shares
+from tutelage.recipe import Recipe
 from tutelage.report import numbers
-from tutelage.run.evalfiles import Kept, write_eval_file
-from tutelage.run.examples import examples_of
+from tutelage.run.evalfiles import Kept, KeptTask, write_eval_file
+from tutelage.run.examples import examples_of, learned_of
 from tutelage.run.saved import finished_arm, recipe_of, refuse_folds
 from tutelage.run.students import load_student, read_facts
 
@@ -43,13 +48,15 @@ class Evaluated:
     data: str
     examples: int
     seeds: tuple[int, ...]
-    metrics: Mapping[str, Estimate]  # means over the seeds
-    accuracy_items: Estimate  # with Wilson's interval over the examples
-    recalls: Mapping[str, float]  # class -> mean over seeds, of classes that the data has
+    metrics: Mapping[str, Estimate]  # means over the seeds; of several tasks those of the main one
+    accuracy_items: Estimate  # with Wilson's interval over the examples; of questions that of the exact match
+    recalls: Mapping[str, float]  # class -> mean over seeds, of classes that the data has; of questions nothing
     notices: tuple[str, ...]
+    tasks: Mapping[str, Estimate] = field(default_factory=dict)  # task -> accuracy, where there are several
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        told = asdict(self)
+        return told if self.tasks else {key: value for key, value in told.items() if key != "tasks"}
 
     def summary(self) -> str:
         """A few lines for a person."""
@@ -62,10 +69,33 @@ class Evaluated:
             value = numbers.percent(found.value) if share else f"{found.value:.4f}"
             spread = "" if found.ci_low is None else f"  (95 % CI over seeds {numbers.interval(found.to_json())})"
             lines.append(f"  {name:<13} {value:>9}{spread if share else ''}")
-        lines.append(f"  over examples, 95 % CI of the accuracy: {numbers.interval(items.to_json())} %")
+        exact, within = "exact_match" in self.metrics, numbers.interval(items.to_json())
+        lines.append(
+            f"  over examples, 95 % CI of the exact match: {within} %"
+            if exact
+            else f"  over examples, 95 % CI of the accuracy: {within} %"
+        )
         worst = sorted(self.recalls.items(), key=lambda pair: pair[1])[:_WORST]
-        lines.append("  lowest recall: " + ", ".join(f"{name} {numbers.percent(value)}" for name, value in worst))
+        if worst:
+            lines.append("  lowest recall: " + ", ".join(f"{name} {numbers.percent(value)}" for name, value in worst))
+        if self.tasks:
+            each = (f"{name} {numbers.percent(one.value)}" for name, one in self.tasks.items())
+            lines.append(f"  accuracy of each task: {', '.join(each)}")
         return "\n".join([*lines, *(f"notice: {text}" for text in self.notices)])
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class _Asked:
+    """One task's questions."""
+
+    columns: slice  # of its logits among all
+    labels: NDArray[np.int64]  # (N,), in the student's numbering
+    classes: tuple[str, ...]
+
+    def right(self, logits: NDArray[np.float64]) -> float:
+        """The share of examples that logits (N, C) of all tasks get right."""
+        return float((logits[:, self.columns].argmax(-1) == self.labels).mean())
 
 
 def evaluate_run(
@@ -108,30 +138,29 @@ def evaluate_run(
         examples, part, told = _rows(folder, source, path, part, facts)
     else:
         examples, told = _examples(source, path, part, tuple(facts["input_shape"])), []
-    labels, notices = _labels(examples, facts["classes"])
-    found: list[dict[str, float]] = []
-    recalls: list[NDArray[np.float64]] = []
+    asked, notices = _asked(examples, facts)
+    main, questions = next(iter(asked.values())), separator_of(facts) > 0
+    said: list[NDArray[np.float64]] = []
     for home in homes:
         student = load_student(home, compression=how, trust=trust)
-        logits = predict(student, plain_batches(examples, _BATCH), torch.device("cpu")).double().numpy()
-        measured = metrics.measure(logits, labels, logits)  # its own teacher: what compares the two is left out
-        found.append({key: measured[key] for key in _SHOWN})
-        recalls.append(metrics.recalls(metrics.confusion(logits, labels)))
+        said.append(predict(student, plain_batches(examples, _BATCH), torch.device("cpu")).double().numpy())
         if out is not None:
-            _keep(Path(out) / f"{arm}-{home.name}.npz", examples, logits, labels)
-    means = {key: over_seeds([one[key] for one in found], len(examples)) for key in _SHOWN}
-    held = sorted({int(label) for label in labels})
-    mean = np.mean(recalls, axis=0)
+            _keep(Path(out) / f"{arm}-{home.name}.npz", examples, said[-1], asked)
+    found = [_spans_right(one, asked) if questions else _measured(one[:, main.columns], main.labels) for one in said]
+    means = _means(found, len(examples))
+    several = len(facts.get("tasks", ())) > 1
     return Evaluated(
         f"{folder}:{arm}",
         f"{examples.name} ({part})",
         len(examples),
         tuple(int(home.name.removeprefix("seed-")) for home in homes),
         means,
-        wilson(min(1.0, means["accuracy"].value), len(examples), seeds=len(homes)),
-        {facts["classes"][label]: float(mean[label]) for label in held},
+        wilson(min(1.0, next(iter(means.values())).value), len(examples), seeds=len(homes)),
+        {} if questions else _recalls(said, main),
         (*told, *notices),
-    )
+        _means([{name: task.right(one) for name, task in asked.items()} for one in said], len(examples))
+        if several else {},
+    )  # fmt: skip
 
 
 def _rows(
@@ -155,20 +184,20 @@ def _rows(
     usual = None
     if source == "rows":
         if place is None:
-            raise InputError("the source `rows` needs a path", expected="--path, a .csv, .tsv, .jsonl or .parquet file")
+            raise InputError("the source `rows` needs a path", expected="--path, a table such as rows.csv")
         rows = read_rows(place)
     else:
         rows, usual = SETS[source].read(place or set_folder(source)), SETS[source].label
-    known = [one for one in (None if recipe is None else recipe.data.label, usual) if one is not None]
-    label = next((one for one in known if one in rows.columns), known[0] if known else None)
-    if label is None:
+    learned = _learned(recipe, usual, rows)
+    if learned.missing:
         raise InputError("nothing says which column holds the classes", given="a run that was made in Python",
                          fix="write it as a recipe, with data.label")  # fmt: skip
     if part not in ("test", "all"):
         raise InputError(f"these rows have no part `{part}`", given=rows.name, expected="all")
-    examples = read_again(rows, encoding, label)
+    examples = read_again(rows, encoding, learned)
     lost = len(rows) - len(examples)
-    told = [f"{lost:,} of {len(rows):,} rows have no `{label}`, or nothing to read, and are left out"] if lost else []
+    what = learned.label or "answer"
+    told = [f"{lost:,} of {len(rows):,} rows have no `{what}`, or nothing to read, and are left out"] if lost else []
     return examples, "all", told
 
 
@@ -199,9 +228,13 @@ def _examples(source: str, path: Path | str | None, part: str, shape: tuple[int,
         examples: Examples = getattr(splits, part)
     else:
         parts = (splits.train, splits.val, splits.test)
+        tasks = {
+            name: Task(torch.cat([one.tasks[name].targets for one in parts]), task.classes)
+            for name, task in splits.train.tasks.items()
+        }
         examples = Examples.make(
             torch.cat([one.inputs for one in parts]), torch.cat([one.targets for one in parts]), splits.train.classes,
-            splits.train.name,
+            splits.train.name, tasks=tasks,
         )  # fmt: skip
     if examples.shape != shape:
         raise ModelError(
@@ -210,7 +243,44 @@ def _examples(source: str, path: Path | str | None, part: str, shape: tuple[int,
     return examples
 
 
-def _labels(examples: Examples, classes: Sequence[str]) -> tuple[NDArray[np.int64], list[str]]:
+def _learned(recipe: Recipe | None, usual: str | None, rows: Rows) -> Learned:
+    """What of these rows is told of them, as in the run; of another set without its further tasks."""
+    known = Learned() if recipe is None else learned_of(recipe)
+    if known.answer is not None:
+        return known
+    label = next((one for one in (known.label, usual) if one in rows.columns), known.label or usual)
+    return Learned(label, {name: column for name, column in known.tasks.items() if column in rows.columns})
+
+
+def _asked(examples: Examples, facts: Mapping[str, Any]) -> tuple[dict[str, _Asked], list[str]]:
+    """What the student and the data have in common, the main task first, and what is worth knowing about that.
+
+    Of several tasks the data's first one is the student's first one, where it has none of that name.
+    """
+    own = shares(facts["classes"], facts.get("tasks", {}))
+    if not own:
+        return _met({MAIN_TASK: Task(examples.targets, examples.classes)},
+                    {MAIN_TASK: Share(0, len(facts["classes"]), tuple(facts["classes"]))})  # fmt: skip
+    main = examples.task if examples.task in own else next(iter(own))
+    data = {main: Task(examples.targets, examples.classes)} | {
+        name: task for name, task in examples.tasks.items() if name in own and name != main
+    }
+    found, notices = _met(data, own)
+    if lacking := [name for name in own if name not in data]:
+        notices.append(f"the data has no labels of {listed(lacking)}")
+    return found, notices
+
+
+def _met(data: Mapping[str, Task], own: Mapping[str, Share]) -> tuple[dict[str, _Asked], list[str]]:
+    found, notices = dict[str, _Asked](), list[str]()
+    for name, task in data.items():
+        labels, said = _labels(task, own[name].classes)
+        found[name] = _Asked(own[name].columns, labels, own[name].classes)
+        notices += said
+    return found, notices
+
+
+def _labels(examples: Task, classes: Sequence[str]) -> tuple[NDArray[np.int64], list[str]]:
     """Labels in the student's numbering, met by the names of the classes, and what is worth knowing about that."""
     number = {name: index for index, name in enumerate(classes)}
     unknown = [name for name in examples.classes if name not in number]
@@ -231,5 +301,34 @@ def _labels(examples: Examples, classes: Sequence[str]) -> tuple[NDArray[np.int6
     return places[examples.targets.numpy()], notices
 
 
-def _keep(path: Path, examples: Examples, logits: NDArray[np.float64], labels: NDArray[np.int64]) -> None:
-    write_eval_file(path, Kept(examples.ids.numpy(), labels, logits))
+def _means(found: Sequence[Mapping[str, float]], n: int) -> dict[str, Estimate]:
+    return {key: over_seeds([one[key] for one in found], n) for key in found[0]}
+
+
+def _recalls(said: Sequence[NDArray[np.float64]], main: _Asked) -> dict[str, float]:
+    """Class -> mean over seeds, of classes that the data has."""
+    each = [metrics.recalls(metrics.confusion(one[:, main.columns], main.labels)) for one in said]
+    mean = np.mean(each, axis=0)
+    return {main.classes[label]: float(mean[label]) for label in sorted({int(label) for label in main.labels})}
+
+
+def _measured(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> dict[str, float]:
+    measured = metrics.measure(logits, labels, logits)  # its own teacher: what compares the two is left out
+    return {key: measured[key] for key in _SHOWN}
+
+
+def _spans_right(logits: NDArray[np.float64], asked: Mapping[str, _Asked]) -> dict[str, float]:
+    """How often the stretch of text that is named is the true one, and how much the two overlap."""
+    start, end = asked["start"], asked["end"]
+    said = spans.best_spans(logits[:, start.columns], logits[:, end.columns])
+    truth = np.stack([start.labels, end.labels], axis=1)
+    return {"exact_match": float(spans.exact(said, truth).mean()), "f1": float(spans.overlap(said, truth).mean())}
+
+
+def _keep(path: Path, examples: Examples, logits: NDArray[np.float64], asked: Mapping[str, _Asked]) -> None:
+    main, *_ = asked.values()
+    further = {
+        name: KeptTask(one.labels, logits[:, one.columns], one.classes)
+        for name, one in asked.items() if one is not main
+    }  # fmt: skip
+    write_eval_file(path, Kept(examples.ids.numpy(), main.labels, logits[:, main.columns], further))

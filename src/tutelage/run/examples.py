@@ -7,11 +7,13 @@ from pathlib import Path
 import torch
 
 from tutelage.data import Examples, Splits, as_model_input, fold_of, load
+from tutelage.data.learned import Answer, Learned
 from tutelage.data.sources import load_rows, made_of_rows
+from tutelage.data.tasks import name_task
 from tutelage.errors import InputError, nearest
 from tutelage.recipe import Recipe
 
-__all__ = ["check_reads", "examples_of", "facts_of_data", "statistics"]
+__all__ = ["check_reads", "examples_of", "facts_of_data", "learned_of", "statistics"]
 
 _SCALED = ("table", "words", "sound")  # kinds of inputs that their encoders scale
 
@@ -22,6 +24,12 @@ def examples_of(recipe: Recipe) -> tuple[Splits, tuple[str, ...]]:
     Raises:
         InputError, DataError: what the data room says.
     """
+    splits, told = _read(recipe)
+    # Of questions the tasks have names of their own: start and end.
+    return (splits if splits.train.separator else name_task(splits, recipe.data.task)), told
+
+
+def _read(recipe: Recipe) -> tuple[Splits, tuple[str, ...]]:
     source = recipe.data
     fold = None if source.fold is None else (int(source.fold.split("/")[0]), int(source.fold.split("/")[1]))
     path = Path(source.path) if source.path else None
@@ -32,18 +40,29 @@ def examples_of(recipe: Recipe) -> tuple[Splits, tuple[str, ...]]:
                 "all students of a run read the same view", where="students", given=str(sorted(map(str, reads)))
             )
         splits, told = load_rows(
-            source.source, path=path, label=source.label, group=source.group, reads=reads.pop(),
+            source.source, path=path, learned=learned_of(recipe), group=source.group, reads=reads.pop(),
             inputs={view: one.spec() for view, one in source.inputs.items()}, val=source.val, test=source.test,
             fold=fold,
         )  # fmt: skip
         return splits, tuple(f"data: {text}" for text in told)
-    if source.inputs or source.label or source.group:
+    if source.inputs or source.group or source.label or source.tasks or source.answer:
         raise InputError(
             f"the source `{source.source}` has no columns", where="data.inputs",
-            fix="leave out `inputs`, `label` and `group`, or choose a source of columns such as rows",
+            fix="leave out `inputs`, `label`, `tasks`, `answer` and `group`, or choose a source such as rows",
         )  # fmt: skip
     splits = load(source.source, path=path, val=source.val, test=source.test, seed=0, image_size=source.image_size)
     return (splits if fold is None else fold_of(splits, *fold, val=source.val)), ()
+
+
+def learned_of(recipe: Recipe) -> Learned:
+    """What a recipe says is learned of columns.
+
+    Raises:
+        InputError: both classes and answers.
+    """
+    source = recipe.data
+    answer = None if source.answer is None else Answer(source.answer.text, source.answer.start)
+    return Learned.of(source.label, source.tasks, answer)
 
 
 def check_reads(recipe: Recipe, train: Examples) -> None:

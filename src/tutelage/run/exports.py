@@ -112,6 +112,7 @@ def facts_for(config: Mapping[str, Any], name: str) -> Facts:
         str(config["model"]) if known else None, dict(config["args"]) if known else None,
         tuple(config["mean"]) if known else (), tuple(config["std"]) if known else (), name,
         encoding=config.get("encoding"), smaller=(config.get("smaller") or None) if known else None,
+        tasks=config.get("tasks"),
     )  # fmt: skip
 
 

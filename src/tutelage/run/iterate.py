@@ -13,7 +13,8 @@ import json
 import os
 import shlex
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -32,6 +33,7 @@ from tutelage.run.folder import RunFolder
 from tutelage.run.iteration import Goal, Iteration, readme, result_of
 from tutelage.run.job import Job, job_of_recipe
 from tutelage.run.rounds import Round, rounds_of
+from tutelage.run.saved import answered
 from tutelage.run.several import begin, kept_folder
 
 __all__ = ["How", "iterate"]
@@ -183,11 +185,14 @@ def _judged(one: Round, run: Run, goal: Goal, arm: str) -> dict[str, Any]:
     """One round by what its students' files answered on the validation part."""
     rows = {row["name"]: row for row in run.report["models"]}
     teacher = _validation(run, rows["teacher"]["runs"][0], "teacher", None)
-    of_teacher = metrics.measure(teacher.logits, teacher.labels, teacher.logits)[goal.metric]
+    questions = goal.metric == "accuracy" and bool(run.report.get("tasks", {}).get("questions"))
+    measure: Callable[[Kept], float]
+    measure = _exact if questions else partial(_measured, teacher=teacher, metric=goal.metric)
+    of_teacher = measure(teacher)
     by_seed = {}
     for each in rows[arm]["runs"]:
         kept = _validation(run, each, arm, each["seed"])
-        by_seed[int(each["seed"])] = metrics.measure(kept.logits, kept.labels, teacher.logits)[goal.metric]
+        by_seed[int(each["seed"])] = measure(kept)
     values = list(by_seed.values())
     mean = statistics.mean(values)  # exact, rounded once: seeds that all just reach the target reach it together
     tested = {key: rows[arm]["metrics"].get(key) for key in dict.fromkeys(("accuracy", goal.metric))}
@@ -208,6 +213,15 @@ def _judged(one: Round, run: Run, goal: Goal, arm: str) -> dict[str, Any]:
         "wall_seconds": run.report["wall_seconds"],
         "test": tested,
     }
+
+
+def _measured(kept: Kept, teacher: Kept, metric: str) -> float:
+    return metrics.measure(kept.logits, kept.labels, teacher.logits)[metric]
+
+
+def _exact(kept: Kept) -> float:
+    """Of questions accuracy is exact match, as in the report."""
+    return float(answered(Path("eval"), kept).mean())
 
 
 def _validation(run: Run, facts: Mapping[str, Any], model: str, seed: int | None) -> Kept:

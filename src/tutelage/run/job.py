@@ -15,7 +15,7 @@ from tutelage.data import SOURCES, Splits, Views, labelled_ids
 from tutelage.data.balance import long_tail
 from tutelage.data.examples import Task
 from tutelage.data.sources import with_training_part
-from tutelage.data.tasks import name_task, splits_of
+from tutelage.data.tasks import splits_of
 from tutelage.data.unlabelled import with_unlabelled
 from tutelage.errors import InputError, RecipeError
 from tutelage.evaluation.robust import check_attackable
@@ -35,6 +35,7 @@ from tutelage.run.classweights import weigh_classes
 from tutelage.run.combination import check_alone, combination
 from tutelage.run.examples import check_reads, examples_of, facts_of_data, statistics
 from tutelage.run.heads import headed
+from tutelage.run.questions import check_questions
 from tutelage.run.storeplan import StorePlan, store_plan
 from tutelage.run.tasks import taught_tasks, with_tasks
 from tutelage.run.teacherplan import TeacherPlan, teacher_plan
@@ -189,7 +190,6 @@ def job_of_recipe(recipe: Recipe, *, trust: bool, store: Path | str | None = Non
     _check_labels(methods, views)
     source = recipe.data
     splits, notices = examples_of(recipe)
-    splits = name_task(splits, source.task)
     if source.train is not None:
         if any(one.train is not None for one in recipe.trusted.values()):
             raise InputError(
@@ -210,6 +210,8 @@ def job_of_recipe(recipe: Recipe, *, trust: bool, store: Path | str | None = Non
         splits, own, told = with_unlabelled(splits, source.unlabelled, image_size=source.image_size)
         labelled, notices = own if labelled is None else labelled, (*notices, f"data: {told}")
     known = slice(None) if labelled is None else torch.isin(splits.train.ids, labelled)
+    if splits.train.separator:
+        check_questions(recipe, methods)
     methods = with_tasks(methods, splits.train.sizes)
     further = {name: Task(task.targets[known], task.classes) for name, task in splits.train.tasks.items()}
     methods = weigh_classes(
@@ -230,7 +232,7 @@ def job_of_recipe(recipe: Recipe, *, trust: bool, store: Path | str | None = Non
         scale = (mean, std) if seen is splits.train else statistics(seen)
         return lambda: build(
             spec, input_shape=seen.shape, classes=classes, mean=scale[0], std=scale[1], vocabulary=seen.vocabulary,
-            trust=trust, role=role,
+            separator=seen.separator, trust=trust, role=role,
         )  # fmt: skip
 
     def trusted(spec: ModelSpec, name: str) -> Callable[[], nn.Module]:

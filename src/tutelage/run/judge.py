@@ -253,7 +253,7 @@ def _answers_of(job: Job, shop: Workshop, name: str, answer: Callable[[Iterable[
 def _tasks(test: Examples) -> evaluation.TaskFacts | None:
     """What models are asked beside the main task; None where that is all."""
     further = {name: (task.targets.numpy(), task.classes) for name, task in test.tasks.items()}
-    return evaluation.TaskFacts(test.task, further) if further else None
+    return evaluation.TaskFacts(test.task, further, questions=test.separator > 0) if further else None
 
 
 def train_sample(splits: Splits) -> Examples:
@@ -263,7 +263,8 @@ def train_sample(splits: Splits) -> Examples:
 
 def _multiply_adds(job: Job, shop: Workshop, module: nn.Module) -> int:
     """Of one example; 0 where the counter meets an operation that it cannot follow."""
-    example = next(iter(shop.plain(job.splits.test))).inputs["x"][:1].to(next(module.parameters()).device)
+    home = next((one.device for one in module.parameters()), shop.device.device)  # a rule has no parameters
+    example = next(iter(shop.plain(job.splits.test))).inputs["x"][:1].to(home)
     try:
         return multiply_adds(module, example)
     except (RuntimeError, NotImplementedError):
@@ -311,7 +312,9 @@ def _data_facts(job: Job, shop: Workshop) -> evaluation.DataFacts:
         test_sha256=splits.test.fingerprint,
         test_looks=shop.folder.manifest["test_looks"],
         shared_examples=sum(leaks(splits).values()),
-        task=_KINDS.get(kind, "image-classification" if splits.train.is_image else "tabular-classification"),
+        task="question-answering"
+        if splits.test.separator
+        else _KINDS.get(kind, "image-classification" if splits.train.is_image else "tabular-classification"),
     )
 
 

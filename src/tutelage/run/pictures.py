@@ -12,7 +12,8 @@ from torch import Tensor
 
 from tutelage.data import Examples, as_model_input
 from tutelage.data.encoders import encoder_of
-from tutelage.data.encoders.text import Ids, Tokens, texts_of
+from tutelage.data.encoders.ids import Ids
+from tutelage.data.encoders.text import Tokens, texts_of
 
 __all__ = ["forgotten_pictures"]
 

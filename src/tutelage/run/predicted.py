@@ -36,6 +36,7 @@ _TRUE: Mapping[str, tuple[str, ...]] = {
 _NAMES = ("ids", "queries", "variance", "unknown", "relevance", "labels", "targets", *_SAID["classification"])
 _SINGULAR = {"id": "ids", "query": "queries", "label": "labels", "target": "targets", "logit": "logits",
              "probability": "probabilities", "score": "scores", "prediction": "predictions"}  # fmt: skip
+_LABELS, _CLASSES = "labels_", "classes_"  # of a further task, in files that a run wrote
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -89,9 +90,10 @@ def read_predictions(path: Path | str, task: str | None = None) -> Predictions:
     place = Path(path).expanduser()
     if not place.is_file():
         raise InputError(f"there is no file {path}", expected="predictions in an .npz or .csv file")
-    arrays = _csv(place) if place.suffix.lower() == ".csv" else _npz(place)
-    form = _form(place, arrays) if task is None else task
     notices: list[str] = []
+    arrays = _csv(place) if place.suffix.lower() == ".csv" else _npz(place)
+    arrays = _of_main_task(place, arrays, notices)
+    form = _form(place, arrays) if task is None else task
     with about(place):
         answers = _READERS[form](place, arrays, notices)
     return Predictions(str(path), form, _ids(place, arrays, len(answers.said)), answers, tuple(notices))
@@ -106,13 +108,34 @@ def _npz(path: Path) -> Arrays:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
             if not isinstance(saved, np.lib.npyio.NpzFile):
                 raise ValueError("one array without a name")
-            return {name: np.asarray(saved[name]) for name in _NAMES if name in saved.files}
+            further = [name for name in saved.files if name.startswith((_LABELS, _CLASSES))]
+            return {name: np.asarray(saved[name]) for name in (*_NAMES, *further) if name in saved.files}
     except (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise DamagedError(
             f"{path} cannot be read as arrays",
             given=" ".join(str(error).split())[:200] or type(error).__name__,
             expected="an .npz as numpy.savez writes it, without Python objects",
         ) from error
+
+
+def _of_main_task(path: Path, arrays: Arrays, notices: list[str]) -> Arrays:
+    """The arrays of the main task alone, of a file that a run of several tasks wrote: their logits stand side by side,
+    and `classes_<task>` says how many of them a further task has."""
+    told = {name.removeprefix(_LABELS) for name in arrays if name.startswith(_LABELS)}
+    classes = {name: arrays[_CLASSES + name] for name in sorted(told) if _CLASSES + name in arrays}
+    sizes = {name: len(one) for name, one in classes.items() if one.ndim == 1}
+    own = {name: array for name, array in arrays.items() if name in _NAMES}
+    logits = own.get("logits")
+    if not sizes or logits is None or logits.ndim != 2:
+        return own
+    main = logits.shape[1] - sum(sizes.values())
+    if main < 1:
+        raise DataError(
+            "the tasks have more classes together than there are logits", where=str(path),
+            given=f"{sum(sizes.values())} of {', '.join(sizes)} alone", expected=f"fewer than {logits.shape[1]}",
+        )  # fmt: skip
+    notices.append(f"{path} holds several tasks: the main one is scored, not {', '.join(sizes)}")
+    return own | {"logits": logits[:, :main]}
 
 
 def _csv(path: Path) -> Arrays:

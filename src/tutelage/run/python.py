@@ -97,8 +97,10 @@ def distill(
 
     def builder(spec: ModelSpec) -> Callable[[], nn.Module]:
         shape, classes = splits.train.shape, len(splits.train.outputs)
-        vocabulary = splits.train.vocabulary
-        return lambda: build(spec, input_shape=shape, classes=classes, mean=mean, std=std, vocabulary=vocabulary)
+        vocabulary, separator = splits.train.vocabulary, splits.train.separator
+        return lambda: build(
+            spec, input_shape=shape, classes=classes, mean=mean, std=std, vocabulary=vocabulary, separator=separator
+        )
 
     default = [Term(losses.soft_target, weight=0.9, temperature=4.0), Term(losses.cross_entropy, weight=0.1)]
     chosen: dict[str, Objective] = {"scratch": Objective([losses.cross_entropy])}

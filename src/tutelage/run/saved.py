@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from tutelage.errors import DamagedError, DataError, InputError, MismatchError, nearest
 from tutelage.evaluation import metrics
+from tutelage.evaluation.spans import best_spans, exact
 from tutelage.files import read_json, read_text
 from tutelage.recipe import Recipe, from_text
-from tutelage.run.evalfiles import read_eval_file
+from tutelage.run.evalfiles import Kept, read_eval_file
 from tutelage.run.execute import read_report
 
-__all__ = ["Side", "finished_arm", "read_side", "recipe_of", "refuse_folds", "same_questions"]
+__all__ = ["Side", "answered", "finished_arm", "read_side", "recipe_of", "refuse_folds", "same_questions"]
 
 
 @final
@@ -30,6 +31,8 @@ class Side:
     rows: NDArray[np.int64]  # (N, 2): id, label
     logits: Mapping[int, metrics.Floats]  # seed -> (N, C)
     origin: tuple[Path, str]  # folder and arm, however the folder was spelled
+    right: Mapping[int, NDArray[np.bool_]]  # seed -> (N,) which examples were right; of questions the exact answers
+    questions: bool = False  # whether the classes are places where an answer starts
 
     @property
     def labels(self) -> metrics.Ints:
@@ -102,6 +105,7 @@ def read_side(asked: Path | str) -> Side:
     home, arm, report = finished_arm(asked)
     try:
         classes = tuple(str(name) for name in report["classes"])
+        questions = bool((report.get("tasks") or {}).get("questions"))
         runs = {
             str(model["name"]): {int(run["seed"]): float(run["metrics"]["accuracy"]) for run in model["runs"]}
             for model in report["models"]
@@ -113,14 +117,15 @@ def read_side(asked: Path | str) -> Side:
     name = f"{place}:{arm}"
     rows: NDArray[np.int64] | None = None
     logits: dict[int, metrics.Floats] = {}
+    right: dict[int, NDArray[np.bool_]] = {}
     for seed, accuracy in sorted(runs[arm].items()):
         path = home / "eval" / f"{arm}-seed-{seed}.npz"
-        own, logits[seed] = _answers(path, len(classes))
+        own, logits[seed], right[seed] = _answers(path, len(classes), questions)
         if rows is not None and not np.array_equal(rows, own):
             raise DamagedError(f"{path} has other test examples than the run's other seeds")
         rows = own
         # The report has no sums of these files, but it has what was counted in them.
-        counted = metrics.accuracy(logits[seed], own[:, 1])
+        counted = float(right[seed].mean())
         if abs(counted - accuracy) > 0.5 / len(own):
             raise DamagedError(
                 f"{path} holds other answers than the report was made from",
@@ -128,17 +133,32 @@ def read_side(asked: Path | str) -> Side:
                 expected=f"{accuracy:.6f}",
             )
     assert rows is not None
-    return Side(name, classes, rows, logits, (home.resolve(), arm))
+    return Side(name, classes, rows, logits, (home.resolve(), arm), right, questions)
 
 
-def _answers(path: Path, classes: int) -> tuple[NDArray[np.int64], metrics.Floats]:
-    """(id, label) of every row, and its logits, in the order of the former: files of two runs then meet by id.
+def _answers(path: Path, classes: int, questions: bool) -> tuple[NDArray[np.int64], metrics.Floats, NDArray[np.bool_]]:
+    """(id, label) of every row, its logits, and whether it is right, in the order of the former: files of two runs then
+    meet by id.
 
     Examples of the very same content share an id; they stay in the order of the file, and have the same answers.
     """
     kept = read_eval_file(path, classes)
     order = np.lexsort((kept.labels, kept.ids))
-    return np.stack([kept.ids, kept.labels], axis=1)[order], metrics.as_logits(kept.logits)[order]
+    logits = metrics.as_logits(kept.logits)
+    right = answered(path, kept) if questions else metrics.predictions(logits) == kept.labels
+    return np.stack([kept.ids, kept.labels], axis=1)[order], logits[order], right[order]
+
+
+def answered(path: Path, kept: Kept) -> NDArray[np.bool_]:
+    """Which questions got the exact answer, (N,), where the tasks of a file are the places of answers.
+
+    Raises:
+        DamagedError: it does not hold both places.
+    """
+    if len(kept.tasks) != 1:
+        raise DamagedError(f"{path} does not hold both places of an answer", given=", ".join(kept.tasks) or "one")
+    (end,) = kept.tasks.values()
+    return exact(best_spans(kept.logits, end.logits), np.stack([kept.labels, end.labels], axis=1))
 
 
 def same_questions(first: Side, second: Side) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from tutelage.compress import plain as unmasked
 from tutelage.compress import rebuilt
 from tutelage.compress.quantise import is_quantised, ranges_of, requantised, unquantised
-from tutelage.data.examples import vocabulary_of
+from tutelage.data.examples import separator_of, vocabulary_of
 from tutelage.errors import DamagedError, ModelError
 from tutelage.export import FORMATS, RunnerModule, open_artifact
 from tutelage.files import read_json, sha256, write_json
@@ -175,6 +175,7 @@ def load_student(folder: Path | str, *, compression: str = "", trust: bool = Fal
         mean=facts["mean"],
         std=facts["std"],
         vocabulary=vocabulary_of(facts),
+        separator=separator_of(facts),
         trust=trust,
     )
     if facts.get("head") is not None:

@@ -9,6 +9,7 @@ from tutelage.errors import InputError, Problem, RecipeError, nearest
 from tutelage.objective import Objective
 from tutelage.recipe import Recipe
 from tutelage.teachers.combining import BY_TASK
+from tutelage.words import is_fitted
 
 __all__ = ["taught_tasks", "with_tasks"]
 
@@ -45,6 +46,8 @@ def taught_tasks(recipe: Recipe, sizes: Mapping[str, int]) -> dict[str, int]:
     Raises:
         InputError: teachers are not one for each task, or would be combined in a way that mixes tasks up.
     """
+    if len(sizes) > 1 and (recipe.combine is None or recipe.combine.how != BY_TASK):
+        _refuse_fitted(recipe, list(sizes))
     if recipe.combine is None:
         return {}
     how, names = recipe.combine.how, list(recipe.trusted)
@@ -59,7 +62,7 @@ def taught_tasks(recipe: Recipe, sizes: Mapping[str, int]) -> dict[str, int]:
     if len(sizes) == 1:
         raise InputError(
             "teachers of a task each need data with several tasks", where="combine.how", given=how,
-            expected="labels of further tasks, as targets_<task> in an .npz file",
+            expected="labels of further tasks: data.tasks of columns, or targets_<task> in an .npz file",
         )  # fmt: skip
     for name in names:
         if name not in sizes:
@@ -73,3 +76,14 @@ def taught_tasks(recipe: Recipe, sizes: Mapping[str, int]) -> dict[str, int]:
             expected=", ".join(sizes), fix=f"name a teacher {missing[0]}",
         )  # fmt: skip
     return dict(sizes)
+
+
+def _refuse_fitted(recipe: Recipe, tasks: list[str]) -> None:
+    """Refuse teachers that learn one column of labels, and would answer all tasks by it."""
+    for name, one in recipe.trusted.items():
+        if is_fitted(one.model):
+            raise InputError(
+                "a teacher that is fitted learns one task", where=f"teachers.{name}.model" if name else "teacher.model",
+                given=f"{one.model} for {', '.join(tasks)}", expected="one teacher for each task",
+                fix="name `teachers` like the tasks, and combine: {how: tasks}",
+            )  # fmt: skip

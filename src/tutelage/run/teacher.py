@@ -25,9 +25,12 @@ from tutelage.run.armplan import ArmPlan
 from tutelage.run.arms import check_learning
 from tutelage.run.classnames import NAMES_FIX, contradiction, meet_by_name, names_of
 from tutelage.run.cohorts import Workshop, train_cohort
+from tutelage.run.crossfit import obtain_crossfitted
+from tutelage.run.doubts import doubts_of
 from tutelage.run.job import Job
 from tutelage.taps import Taps
 from tutelage.teachers import EnsembleTeacher, ModuleTeacher, Reading, Teacher
+from tutelage.teachers.crossfit import CrossFitted
 from tutelage.training import make_device
 
 __all__ = ["TeacherInHand", "check_teacher", "is_ready", "obtain_teacher", "teacher_key"]
@@ -57,7 +60,9 @@ class TeacherInHand:
             settings = [self.teacher.how, self.teacher.weights, self.teacher.temperature, self.teacher.seed]
             facts = [*settings, {name: one.identity for name, one in self.members.items()}]
             return _digest(facts) if self.members else self.teacher.fingerprint()
-        return self.teacher.fingerprint() if self.module is None else state_digest(self.module)
+        if self.module is None or isinstance(self.teacher, CrossFitted):
+            return self.teacher.fingerprint()
+        return state_digest(self.module)
 
     @property
     def judged(self) -> Teacher:
@@ -75,6 +80,9 @@ def obtain_teacher(job: Job, shop: Workshop) -> TeacherInHand:
     plan = job.teacher
     if plan.members:
         return _several(job, shop)
+    if plan.cross_fit:
+        whole, crossed = obtain_crossfitted(job, shop, obtain_teacher)
+        return replace(whole, teacher=crossed)
     job = job.for_teacher
     file: Path | None = None
     curve: list[dict[str, float]] = []
@@ -122,10 +130,12 @@ def obtain_teacher(job: Job, shop: Workshop) -> TeacherInHand:
             fix="use a teacher that was trained on these classes",
         )
     accuracy = task_scores(logits, job.splits.val.labels, job.splits.val.sizes)["accuracy"]
-    wrong = contradiction(module, logits, job.splits.val.targets)
+    wrong = contradiction(module, logits, job.splits.val.targets, len(job.splits.val.classes))
     if wrong is not None:
         raise ModelError(f"the {plan.title}'s class names contradict its answers: {wrong}", fix=NAMES_FIX)
     shop.folder.tell(f"{plan.title}: {accuracy:.2%} of the validation part")
+    for doubt in doubts_of(plan.title, logits, job.splits.val.labels, job.splits.val.sizes):
+        shop.folder.tell(doubt)
     if heard is not None and not bool(heard.all()):
         silent = int((~heard).sum())
         shop.folder.tell(
@@ -148,6 +158,8 @@ def _several(job: Job, shop: Workshop) -> TeacherInHand:
     logits = ask(hand.judged, shop.plain(job.splits.val), shop.device.device)
     accuracy = task_scores(logits, job.splits.val.labels, job.splits.val.sizes)["accuracy"]
     shop.folder.tell(f"teachers together, by {teacher.judged().how}: {accuracy:.2%} of the validation part")
+    for doubt in doubts_of("all teachers together", logits, job.splits.val.labels, job.splits.val.sizes):
+        shop.folder.tell(doubt)
     return replace(hand, val_accuracy=accuracy)
 
 

@@ -45,6 +45,7 @@ class TeacherPlan:
     spec: ModelSpec | None = None  # of what `build` builds, where it has a name
     opens: Opening | None = None  # of one that is no torch module
     reads: str = ""  # the view of the examples that it is asked about; "" is what students read
+    cross_fit: int = 0  # of so many folds each is answered about by one that did not learn from it; 0: by one of all
 
     @property
     def title(self) -> str:
@@ -112,6 +113,7 @@ def teacher_plan(
             store=stored(name, spec),
             spec=ModelSpec(spec.model, spec.args, None),
             reads=spec.reads or "",
+            cross_fit=spec.cross_fit or 0,
         )
         for name, spec in recipe.trusted.items()
     }

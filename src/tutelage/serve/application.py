@@ -24,7 +24,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tutelage.export import Runner
-from tutelage.serve.answers import answer
+from tutelage.serve.answers import Answers
 from tutelage.serve.batching import Batcher
 from tutelage.serve.columns import columns_of
 from tutelage.serve.limits import Limits
@@ -58,6 +58,7 @@ class Service:
         self.answered = 0
         self._runner, self._told, self._limits, self._together, self._debug = runner, told, limits, together, debug
         self._columns = columns_of(runner.facts)
+        self._answers = Answers(runner.facts, self._columns)
         self._start = time.monotonic()
         self._held = 0
         self._batcher: Batcher | None = None
@@ -96,7 +97,7 @@ class Service:
     async def _model(self, _: Request) -> Response:
         facts, limits = self._runner.facts, self._limits
         return _json({
-            **self._told, "classes": facts.classes, "input_shape": facts.input_shape,
+            **self._told, "classes": facts.classes, **self._answers.about, "input_shape": facts.input_shape,
             "preprocessing": facts.preprocessing, "columns": None if self._columns is None else self._columns.kinds,
             "vocabulary": facts.vocabulary or None, "content_types": KINDS, "shared_calls": self._together,
             "limits": {"max_batch": limits.max_batch, "max_bytes": limits.max_bytes, "timeout": limits.timeout,
@@ -105,7 +106,8 @@ class Service:
 
     async def _predict(self, request: Request) -> Response:
         assert self._batcher is not None
-        options = Options.of(request.query_params.multi_items(), len(self._runner.facts.classes))
+        options = Options.of(request.query_params.multi_items(), self._answers.most)
+        self._answers.check(options)
         kind = _content_type(request)
         self._batcher.check_room()
         request.state.held = 0
@@ -130,9 +132,11 @@ class Service:
 
     async def _told_of(self, logits: NDArray[np.float32], asked: Asked, options: Options) -> Response:
         def make() -> Response:
-            return _json(answer(logits, self._runner.facts.classes, asked, options))
+            return _json(self._answers.tell(logits, asked, options))
 
-        return make() if logits.size <= _FEW else await asyncio.get_running_loop().run_in_executor(self._reader, make)
+        if logits.size <= _FEW and not self._answers.is_long(asked):
+            return make()
+        return await asyncio.get_running_loop().run_in_executor(self._reader, make)
 
     async def _body(self, request: Request) -> bytes:
         """The whole body; `request.state.held` counts its bytes, which are held until it is answered."""

@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from typing import Any, final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tutelage.data.encoders import encoder_of
+from tutelage.data.encoders.text import Tokens
 from tutelage.data.examples import as_model_input
 from tutelage.data.rows import Column, Rows
 from tutelage.errors import ModelError, TutelageError, nearest
@@ -48,8 +50,9 @@ class Columns:
         self._shape = facts.input_shape
         self._samples = int(getattr(self._encoder, "samples", 0))
         self.kinds = {name: _kind_of(facts.encoding, name) for name in self._encoder.columns}
+        self.context = self._context(facts.separator)
         try:
-            made = self._made([{name: self._blank(kind) for name, kind in self.kinds.items()}])
+            made = self.made(self._named([{name: self._blank(kind) for name, kind in self.kinds.items()}]))
         except RefusedError as error:
             raise ModelError("what makes this model's inputs does not work", given=error.problem.what) from error
         if made.shape[1:] != self._shape:
@@ -59,7 +62,11 @@ class Columns:
             )  # fmt: skip
 
     def read(self, rows: Any, most: int) -> Inputs:
-        """Inputs (B, …) of JSON: a list of objects that hold every column; what else they hold is passed over.
+        """Inputs (B, …) of JSON; see `named`."""
+        return self.made(self.named(rows, most))
+
+    def named(self, rows: Any, most: int) -> Rows:
+        """The columns (B) of JSON: a list of objects that hold every column; what else they hold is passed over.
 
         Args:
             rows: the JSON.
@@ -77,14 +84,51 @@ class Columns:
             raise RefusedError(
                 413, "too many rows", given=f"{len(rows):,}", expected=f"{room:,} at most", fix="send fewer at a time"
             )
-        return self._made(rows)
+        return self._named(rows)
+
+    def made(self, rows: Rows) -> Inputs:
+        """Inputs (B, …) of columns.
+
+        Raises:
+            RefusedError: 422, nothing can be made of them.
+        """
+        try:
+            made: Inputs = as_model_input(self._encoder.encode(rows)).numpy()
+        except TutelageError as error:
+            said = error.problem
+            raise RefusedError(422, said.what, given=said.given, expected=said.expected) from None
+        except BaseException as error:  # a panic of the tokenizers' library is no Exception
+            if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError)):
+                raise
+            raise RefusedError(422, "nothing can be made of these rows", expected=self._wanted) from None
+        return made
+
+    def words(self, rows: Rows, places: NDArray[np.int64]) -> list[tuple[str, int, int]]:
+        """What stands at places (B, 2), the first and the last token of each row: the words of the column `context`,
+        and between which of its characters they stand, counted as Python does; ("", 0, 0) for no answer."""
+        assert isinstance(self._encoder, Tokens)
+        assert self.context is not None
+        spans = self._encoder.characters(rows, places)
+        texts = rows.column(self.context)
+        return [(str(text)[begin:end], begin, end) for text, (begin, end) in zip(texts, spans, strict=True)]
+
+    def _context(self, separator: int) -> str | None:
+        """The column that answers stand in, of a file that answers questions."""
+        if not separator:
+            return None
+        if not isinstance(self._encoder, Tokens) or self._encoder.separator != separator:
+            raise ModelError(
+                "this file answers questions, but what makes its inputs makes no questions",
+                expected="tokens of two columns, the second of which holds the answers", fix="export the student again",
+            )  # fmt: skip
+        return self._encoder.columns[1]
 
     @property
     def _wanted(self) -> str:
         inner = ", ".join(f'"{name[:_SHOWN]}": {kind}' for name, kind in list(self.kinds.items())[:8])
         return "{" + inner + (", …" if len(self.kinds) > 8 else "") + "}"
 
-    def _made(self, rows: list[dict[str, Any]]) -> Inputs:
+    def _named(self, rows: list[dict[str, Any]]) -> Rows:
         for number, row in enumerate(rows):
             for name in self.kinds:
                 if name not in row:
@@ -99,16 +143,7 @@ class Columns:
             raise RefusedError(
                 413, "the texts are too long", expected=f"{_MOST:,} characters in one request", fix="send fewer"
             )
-        try:
-            made: Inputs = as_model_input(self._encoder.encode(Rows("the request", columns))).numpy()
-        except TutelageError as error:
-            said = error.problem
-            raise RefusedError(422, said.what, given=said.given, expected=said.expected) from None
-        except BaseException as error:  # a panic of the tokenizers' library is no Exception
-            if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError)):
-                raise
-            raise RefusedError(422, "nothing can be made of these rows", expected=self._wanted) from None
-        return made
+        return Rows("the request", columns)
 
     def _column(self, name: str, kind: str, values: list[Any]) -> Column:
         if kind == _SOUND:

@@ -13,6 +13,7 @@ from typing import Any, final
 
 import numpy as np
 
+from tutelage.data.rows import Rows
 from tutelage.errors import nearest
 from tutelage.export import Inputs
 from tutelage.serve.columns import Columns
@@ -36,10 +37,12 @@ class Asked:
     Args:
         rows: (B, *input_shape) float32, or int64 tokens.
         ids: what the client calls them, or None.
+        texts: the columns that the rows were made of, where an answer is a part of one of them.
     """
 
     rows: Inputs
     ids: list[str | int] | None = None
+    texts: Rows | None = None
 
 
 @final
@@ -96,15 +99,17 @@ def read(kind: str, body: bytes, shape: tuple[int, ...], most: int, columns: Col
         return Asked(read_pictures([body], shape, most=most))
     told = _parsed(body)
     rows: Inputs
+    texts: Rows | None = None
     if "inputs" in told:
         rows = _checked(_numbers(told["inputs"], shape, _words_of(columns)), shape, columns)
     elif "rows" in told:
         if columns is None:
             raise RefusedError(422, "this model reads no columns", fix="send `inputs` or `images`")
-        rows = columns.read(told["rows"], most)
+        named = columns.named(told["rows"], most)
+        rows, texts = columns.made(named), named if columns.context is not None else None
     else:
         rows = read_pictures(_files(told["images"]), shape, most=most)
-    return Asked(rows, _ids(told["ids"], len(rows)) if "ids" in told else None)
+    return Asked(rows, _ids(told["ids"], len(rows)) if "ids" in told else None, texts)
 
 
 def _words_of(columns: Columns | None) -> int:

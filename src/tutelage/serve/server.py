@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tutelage.errors import InputError, MissingExtraError, ModelError
+from tutelage.evaluation.spans import IMPOSSIBLE
 from tutelage.export import FORMATS, Facts, Inputs, Runner, open_artifact
 from tutelage.files import human_bytes, sha256
 from tutelage.serve.limits import Limits
@@ -146,7 +147,9 @@ def _is_independent(runner: Runner) -> bool:
             expected=f"{(_COMPANY, len(facts.classes))}",
         )  # fmt: skip
     alone = np.concatenate([runner(rows[row : row + 1]) for row in range(_COMPANY)])
-    return bool(np.abs(together - alone).max() <= _ALONE * max(float(together.std()), 1e-6))
+    # Where no answer can be, logits are one number far away from all others.
+    told = together[together > IMPOSSIBLE / 2] if facts.separator else together
+    return bool(np.abs(together - alone).max() <= _ALONE * max(float(told.std()), 1e-6))
 
 
 def _unlike(facts: Facts) -> Inputs:

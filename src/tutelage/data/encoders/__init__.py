@@ -75,7 +75,7 @@ def fit(spec: Mapping[str, Any], rows: Rows, where: str) -> Encoder:
             return _made(fit_waveform, rest, where, rows, columns[0])
         return _made(fit_sound, rest, where, rows, columns[0])
     if kind == "ids":
-        from tutelage.data.encoders.text import fit_ids
+        from tutelage.data.encoders.ids import fit_ids
 
         return _made(fit_ids, rest, where, rows, columns[0])
     return _fit_text(rows, columns, rest, where)
@@ -117,10 +117,10 @@ def encoder_of(facts: Mapping[str, Any]) -> Encoder:
     Raises:
         DamagedError: none of this version did.
     """
-    from tutelage.data.encoders import pictures, sound, table, text, words
+    from tutelage.data.encoders import ids, pictures, sound, table, text, words
 
     makers: dict[str, Callable[[Mapping[str, Any]], Encoder]] = {
-        "tokens": text.tokens_of, "plain": text.plain_of, "ids": text.ids_of, "words": words.words_of,
+        "tokens": text.tokens_of, "plain": text.plain_of, "ids": ids.ids_of, "words": words.words_of,
         "table": table.table_of, "picture": pictures.picture_of, "sound": sound.sound_of, "waveform": sound.waveform_of,
     }  # fmt: skip
     kind = facts.get("kind")

@@ -6,9 +6,10 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tutelage.data.encoders.options import LONGEST
 from tutelage.errors import DamagedError
 
-__all__ = ["reading"]
+__all__ = ["reading", "shape_of"]
 
 
 @contextlib.contextmanager
@@ -28,3 +29,17 @@ def reading(kind: str, facts: Mapping[str, Any]) -> Iterator[None]:
             "what was written down of an encoder is not whole", where=where,
             given=f"{type(error).__name__}: {error!s:.200}", fix="copy all files of the student again",
         ) from error  # fmt: skip
+
+
+def shape_of(facts: Mapping[str, Any]) -> tuple[tuple[str, ...], int]:
+    """The columns and the length that an encoder of texts was written down with.
+
+    Raises:
+        KeyError, TypeError, ValueError: they are not there, or cannot be.
+    """
+    columns, length = facts["columns"], facts["length"]
+    if not isinstance(columns, list) or not columns or not all(isinstance(one, str) for one in columns):
+        raise TypeError("columns")
+    if type(length) is not int or not 1 <= length <= LONGEST:
+        raise ValueError("length")
+    return tuple(columns), length

@@ -8,7 +8,9 @@ from typing import Any
 
 from tutelage.errors import InputError
 
-__all__ = ["names", "real", "whole"]
+__all__ = ["LONGEST", "names", "real", "whole"]
+
+LONGEST = 1 << 16  # places of a text
 
 
 def whole(option: str, value: Any, least: int, most: int, *, where: str) -> int:

@@ -1,5 +1,5 @@
 """Text as what models read: tokens of a vocabulary learned from the training part or brought along by a model, the
-plain bytes for teachers that split words themselves, and lists of ids such as what somebody bought.
+plain bytes for teachers that split words themselves.
 
 In every tensor made here 0 is padding and stands behind.
 
@@ -8,8 +8,7 @@ Shapes:  N rows · L places.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self, final
@@ -19,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tutelage.data.encoders.facts import reading
-from tutelage.data.encoders.options import names, whole
+from tutelage.data.encoders.facts import reading, shape_of
+from tutelage.data.encoders.options import LONGEST, names, whole
 from tutelage.data.encoders.switching import Switch
 from tutelage.data.encoders.tokenizing import (
     MOST_TOKENS,
@@ -31,24 +30,19 @@ from tutelage.data.encoders.tokenizing import (
     read_tokenizer,
 )
 from tutelage.data.rows import Rows
-from tutelage.errors import DataError, InputError, ModelError
+from tutelage.errors import InputError, ModelError
 
 __all__ = [
-    "Ids",
     "Plain",
     "Tokens",
-    "fit_ids",
     "fit_plain",
     "fit_tokens",
-    "ids_of",
     "plain_of",
     "texts_of",
     "tokens_of",
 ]
 
-_UNKNOWN: Final = 1
 _BETWEEN: Final = "\x1f"  # of plain columns: the "unit separator" that ASCII has for this
-_LONGEST: Final = 1 << 16
 _AT_ONCE: Final = 4096  # rows; all at once would hold every token as an object
 
 
@@ -82,9 +76,8 @@ class Tokens:
                 switch.of(one) if isinstance(one, str) else (switch.of(one[0]), switch.of(one[1])) for one in texts
             ]
         found = np.zeros((len(texts), self.length), dtype=np.int32)
-        for first in range(0, len(texts), _AT_ONCE):
-            for row, one in enumerate(self._read(texts[first : first + _AT_ONCE]), start=first):
-                found[row, : len(one.ids)] = self._swapped(one.ids)
+        for row, one in self._read_all(texts):
+            found[row, : len(one.ids)] = self._swapped(one.ids)
         return torch.from_numpy(found)
 
     def _read(self, texts: Sequence[str | tuple[str, str]]) -> list[Any]:
@@ -108,6 +101,52 @@ class Tokens:
             "kind": "tokens", "columns": list(self.columns), "length": self.length, "lower": self.lower,
             "swap": self.swap, "tokenizer": self.tokenizer.to_str(), **switched,
         }  # fmt: skip
+
+    @property
+    def separator(self) -> int:
+        """The id that stands between the two texts of a pair, as the tensors have it.
+
+        Raises:
+            InputError: these are no pairs.
+            ModelError: the tokenizer puts nothing between them.
+        """
+        if len(self.columns) != 2:
+            raise InputError(
+                "questions and what holds their answers are two columns of text", given=", ".join(self.columns),
+                expected="such as text: [question, context]",
+            )  # fmt: skip
+        pair = self.tokenizer.encode("a", "a")
+        ends = [place for place, side in enumerate(pair.sequence_ids) if side == 0]
+        if not ends or ends[-1] + 1 >= len(pair.ids) or pair.sequence_ids[ends[-1] + 1] is not None:
+            raise ModelError("this tokenizer puts nothing between a question and its text", expected="such as [SEP]")
+        return int(self._swapped([pair.ids[ends[-1] + 1]])[0])
+
+    def places(self, rows: Rows, spans: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The first and the last token (N, 2) of characters [begin, end) of the second column, given as (N, 2); (0, 0)
+        for nothing, and for what is not read to its end."""
+        found = np.zeros_like(spans)
+        for row, one in self._read_all(_joined(rows, self.columns)):
+            begin, end = spans[row].tolist()
+            # Spaces around words are part of no token.
+            inside = [one.char_to_token(place, 1) for place in range(begin, end)] if end else []
+            read = [place for place in inside if place is not None]
+            if read and end <= one.offsets[read[-1]][1]:
+                found[row] = read[0], read[-1]
+        return found
+
+    def characters(self, rows: Rows, places: NDArray[np.int64]) -> list[tuple[int, int]]:
+        """The other way round: the characters [begin, end) of the second column from the first to the last of these
+        tokens (N, 2); (0, 0) for what is not there."""
+        found = [(0, 0)] * len(rows)
+        for row, one in self._read_all(_joined(rows, self.columns)):
+            first, last = places[row].tolist()
+            if 0 < first <= last < len(one.ids) and one.sequence_ids[first] == one.sequence_ids[last] == 1:
+                found[row] = one.offsets[first][0], one.offsets[last][1]
+        return found
+
+    def _read_all(self, texts: Sequence[str | tuple[str, str]]) -> Iterator[tuple[int, Any]]:
+        for first in range(0, len(texts), _AT_ONCE):
+            yield from enumerate(self._read(texts[first : first + _AT_ONCE]), start=first)
 
     def unswitched(self) -> Self:
         """The same without code-switching, for rows that nothing is learned from."""
@@ -138,36 +177,6 @@ class Plain:
     def facts(self) -> dict[str, Any]:
         """Which columns, and how many bytes."""
         return {"kind": "plain", "columns": list(self.columns), "length": self.length}
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Ids:
-    """A column of ids separated by spaces to tokens (N, L) int32: 0 padding, 1 rare or never seen, then the others
-    from the most frequent one. Of a longer list the last ones stay, as the latest of a history tell most."""
-
-    columns: tuple[str, ...]
-    length: int
-    known: tuple[str, ...]
-
-    @property
-    def vocabulary(self) -> int:
-        """Padding, the unknown one and all known ones."""
-        return len(self.known) + 2
-
-    def encode(self, rows: Rows) -> Tensor:
-        """(N, length) int32."""
-        numbers = {name: number for number, name in enumerate(self.known, start=2)}
-        texts = rows.texts(self.columns[0])
-        found = np.zeros((len(texts), self.length), dtype=np.int32)
-        for row, text in enumerate(texts):
-            last = [numbers.get(one, _UNKNOWN) for one in text.split()[-self.length :]]
-            found[row, : len(last)] = last
-        return torch.from_numpy(found)
-
-    def facts(self) -> dict[str, Any]:
-        """Its ids in their order."""
-        return {"kind": "ids", "columns": list(self.columns), "length": self.length, "known": list(self.known)}
 
 
 # ---- fitted on the training part -------------------------------------------------------------------------------------
@@ -207,7 +216,7 @@ def fit_tokens(
         MissingExtraError: the package tokenizers is not installed.
     """
     columns = _named(columns, rows.name)
-    whole("length", length, 4 if len(columns) == 1 else 8, _LONGEST, where=rows.name)
+    whole("length", length, 4 if len(columns) == 1 else 8, LONGEST, where=rows.name)
     switch = None if code_switch is None else Switch.of_recipe(code_switch)
     sides = min(len(columns), 2)
     if source is not None:
@@ -231,27 +240,11 @@ def fit_plain(rows: Rows, columns: Sequence[str], *, limit: int = 2000) -> Plain
         InputError: a limit that cannot be; no such column.
     """
     columns = _named(columns, rows.name)
-    whole("limit", limit, 8 + len(columns), _LONGEST, where=rows.name)
+    whole("limit", limit, 8 + len(columns), LONGEST, where=rows.name)
     longest = max(
         (len(_BETWEEN.encode().join(map(_bytes, texts))) for texts in _side_by_side(rows, columns)), default=0
     )
     return Plain(columns, min(max(longest, 8), limit))
-
-
-def fit_ids(rows: Rows, column: str, *, length: int = 64, rare: int = 1) -> Ids:
-    """The ids of a column, each of which these rows hold at least `rare` times.
-
-    Raises:
-        InputError: a size that cannot be; no such column.
-        DataError: there are no such ids.
-    """
-    whole("length", length, 1, _LONGEST, where=rows.name)
-    whole("rare", rare, 1, 2**31, where=rows.name)
-    counts = Counter(one for text in rows.texts(column) for one in text.split())
-    known = sorted((one for one, count in counts.items() if count >= rare), key=lambda one: (-counts[one], one))
-    if not known:
-        raise DataError(f"the column `{column}` holds no ids", where=rows.name, expected="ids separated by spaces")
-    return Ids((column,), length, tuple(known))
 
 
 # ---- made again from facts -------------------------------------------------------------------------------------------
@@ -266,7 +259,7 @@ def tokens_of(facts: Mapping[str, Any]) -> Tokens:
         MissingExtraError: the package tokenizers is not installed.
     """
     with reading("tokens", facts):
-        columns, length, swap = *_shape_of(facts), facts["swap"]
+        columns, length, swap = *shape_of(facts), facts["swap"]
         text, lower = facts["tokenizer"], facts["lower"]
         if not isinstance(text, str) or type(swap) is not int or type(lower) is not bool:
             raise TypeError("tokenizer")
@@ -284,20 +277,7 @@ def plain_of(facts: Mapping[str, Any]) -> Plain:
         DamagedError: that is not what these are.
     """
     with reading("plain", facts):
-        return Plain(*_shape_of(facts))
-
-
-def ids_of(facts: Mapping[str, Any]) -> Ids:
-    """What `Ids.facts` tells.
-
-    Raises:
-        DamagedError: that is not what these are.
-    """
-    with reading("ids", facts):
-        known = facts["known"]
-        if not all(isinstance(one, str) for one in known) or not 0 < len(set(known)) == len(known):
-            raise ValueError("known")
-        return Ids(*_shape_of(facts), tuple(known))
+        return Plain(*shape_of(facts))
 
 
 def texts_of(tensor: Tensor) -> list[str]:
@@ -347,12 +327,3 @@ def _cut(sides: list[bytes], room: int) -> bytes:
             break
         left -= size
     return _BETWEEN.encode().join(side[:level].decode("utf-8", "ignore").encode() for side in sides)
-
-
-def _shape_of(facts: Mapping[str, Any]) -> tuple[tuple[str, ...], int]:
-    columns, length = facts["columns"], facts["length"]
-    if not isinstance(columns, list) or not columns or not all(isinstance(one, str) for one in columns):
-        raise TypeError("columns")
-    if type(length) is not int or not 1 <= length <= _LONGEST:
-        raise ValueError("length")
-    return tuple(columns), length

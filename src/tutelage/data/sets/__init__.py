@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tutelage.data.sets import debian, digits_sound, emoji, movielens, rdatasets, wesnoth
+from tutelage.data.sets import debian, debian_questions, digits_sound, emoji, movielens, rdatasets, wesnoth
 from tutelage.data.sets.protocol import Set
 
 __all__ = ["SETS", "Set", "set_folder"]
@@ -12,8 +12,8 @@ __all__ = ["SETS", "Set", "set_folder"]
 SETS: dict[str, Set] = {
     one.name: one
     for one in (
-        debian.SET, emoji.SET, wesnoth.SET, digits_sound.SET, rdatasets.FLIGHTS, rdatasets.DIAMONDS, movielens.SMALL,
-        movielens.LARGE,
+        debian.SET, debian_questions.SET, emoji.SET, wesnoth.SET, digits_sound.SET, rdatasets.FLIGHTS,
+        rdatasets.DIAMONDS, movielens.SMALL, movielens.LARGE,
     )
 }  # fmt: skip
 

@@ -7,17 +7,30 @@ is the one that the system's sources name. A description that stands with severa
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from tutelage import files
 from tutelage.data.rows import Rows
+from tutelage.data.sets.debian_tags import tag_columns, tags_of
 from tutelage.data.sets.protocol import Set
 from tutelage.errors import TutelageError
 
-__all__ = ["AREAS", "LANGUAGES", "SET", "join", "paragraphs"]
+__all__ = [
+    "AREAS",
+    "LANGUAGES",
+    "SET",
+    "Stanza",
+    "descriptions",
+    "distinct",
+    "fetch_lists",
+    "join",
+    "paragraphs",
+    "read_list",
+]
 
 LANGUAGES = ("de", "fr", "it", "ja")
 
@@ -28,19 +41,46 @@ AREAS = (
 )  # fmt: skip
 
 
+# What is kept of a list of packages.
+_KEPT = (b"Package:", b"Source:", b"Section:", b"Description-md5:", b"Tag:")
+
+
+class Stanza(NamedTuple):
+    """What is read of a package in a list of them."""
+
+    package: str
+    source: str
+    section: str
+    key: str  # of its description
+    tags: tuple[str, ...]
+
+
 def fetch(folder: Path, tell: Callable[[str], None]) -> None:
-    """Fetch the lists and keep the lines that are read, packed."""
+    """Fetch the lists with descriptions in all of `LANGUAGES`."""
+    fetch_lists(folder, tell, LANGUAGES)
+
+
+def fetch_lists(folder: Path, tell: Callable[[str], None], languages: Sequence[str] = ()) -> None:
+    """Fetch the lists and keep the lines that are read, packed.
+
+    Args:
+        folder: that they are put in.
+        tell: takes a line about what is going on.
+        languages: of the descriptions, beside English.
+
+    Raises:
+        TutelageError: apt-get failed, or brought no lists of Debian.
+    """
     from tutelage.data.fetching import note
     from tutelage.data.sets.clients import Apt
 
-    apt = Apt(folder, ("en", *LANGUAGES), tell)
+    apt = Apt(folder, ("en", *languages), tell)
     try:
         release = apt.release()
         if not release or not apt.translations("en"):
             raise TutelageError("apt-get brought no lists of Debian", fix="fetch this set on a system of Debian's")
-        names = (b"Package:", b"Source:", b"Section:", b"Description-md5:")
-        lists: dict[str, tuple[list[Path], tuple[bytes, ...]]] = {"Packages.gz": (apt.packages(), names)}
-        for language in ("en", *LANGUAGES):
+        lists: dict[str, tuple[list[Path], tuple[bytes, ...]]] = {"Packages.gz": (apt.packages(), _KEPT)}
+        for language in ("en", *languages):
             lists[f"Translation-{language}.gz"] = (apt.translations(language), (b"Description",))
         for name, (paths, kept) in lists.items():
             tell(f"packing {name}")
@@ -67,11 +107,12 @@ def _pack(paths: Iterable[Path], into: Path, kept: tuple[bytes, ...]) -> None:
 
 def read(folder: Path) -> Rows:
     """The rows of the lists that `fetch` packed."""
-    texts = {one: _text(folder / f"Translation-{one}.gz") for one in ("en", *LANGUAGES)}
-    return join(_text(folder / "Packages.gz"), texts)
+    texts = {one: read_list(folder / f"Translation-{one}.gz") for one in ("en", *LANGUAGES)}
+    return join(read_list(folder / "Packages.gz"), texts)
 
 
-def _text(path: Path) -> str:
+def read_list(path: Path) -> str:
+    """The text of a packed list."""
     with gzip.open(path) as file:
         return file.read().decode("utf-8", "replace")
 
@@ -81,33 +122,50 @@ def join(packages: str, translations: Mapping[str, str]) -> Rows:
 
     One row for each distinct English description, under the first of its packages by name; "" where a language has
     none. Columns: package, source, section, area, and title and text (the title, and the paragraphs below it), in
-    English as they are and with `_de` and so on behind.
+    English as they are and with `_de` and so on behind; then those of `debian_tags.TAG_COLUMNS`, unless the list has no
+    tags at all, as where it was fetched before tags were kept.
     """
-    said = {language: _descriptions(text) for language, text in translations.items()}
+    said = {language: descriptions(text) for language, text in translations.items()}
     columns: dict[str, list[str]] = {name: [] for name in ("package", "source", "section", "area")}
     for language in said:
         tail = "" if language == "en" else f"_{language}"
         columns |= {f"title{tail}": [], f"text{tail}": []}
-    seen: set[tuple[str, str]] = set()
-    for package, source, section, key in sorted(_packages(packages)):
-        english = said["en"].get(key)
-        if english is None or english in seen:
-            continue
-        seen.add(english)
-        section = section.rpartition("/")[2]
-        for name, value in (("package", package), ("source", source), ("section", section)):
+    tags: list[tuple[str, ...]] = []
+    for one in distinct(packages, said["en"]):
+        section = one.section.rpartition("/")[2]
+        for name, value in (("package", one.package), ("source", one.source), ("section", section)):
             columns[name].append(value)
         columns["area"].append(section if section in AREAS else "")
-        for language, descriptions in said.items():
+        for language, found in said.items():
             tail = "" if language == "en" else f"_{language}"
-            title, text = descriptions.get(key, ("", ""))
+            title, text = found.get(one.key, ("", ""))
             columns[f"title{tail}"].append(title)
             columns[f"text{tail}"].append(text)
-    return Rows("debian", {name: np.array(values, dtype=object) for name, values in columns.items()})
+        tags.append(one.tags)
+    if any(tags):
+        columns |= tag_columns(tags)
+    # Lists from before tags were kept lack what is made of these.
+    hint = "" if any(tags) else "tutelage data get debian --again"
+    return Rows("debian", {name: np.array(values, dtype=object) for name, values in columns.items()}, hint=hint)
 
 
-def _packages(text: str) -> list[tuple[str, str, str, str]]:
-    """(package, source, section, key of the description) of each stanza that has them."""
+def distinct(packages: str, english: Mapping[str, tuple[str, str]]) -> Iterator[Stanza]:
+    """The packages of a list by name, one for each distinct description in English.
+
+    Args:
+        packages: the list.
+        english: key -> (title, text), of `descriptions`.
+    """
+    seen: set[tuple[str, str]] = set()
+    for one in sorted(_packages(packages)):
+        said = english.get(one.key)
+        if said is not None and said not in seen:
+            seen.add(said)
+            yield one
+
+
+def _packages(text: str) -> list[Stanza]:
+    """The stanzas that have a name and a description."""
     found = []
     for stanza in text.split("\n\n"):
         fields = dict(line.split(": ", 1) for line in stanza.splitlines() if ": " in line[:20])
@@ -115,12 +173,13 @@ def _packages(text: str) -> list[tuple[str, str, str, str]]:
             name = fields["Package"].strip()
             # `Source: glibc (2.36-9)` where versions differ.
             source = fields.get("Source", name).partition(" (")[0].strip()
-            found.append((name, source, fields.get("Section", "").strip(), fields["Description-md5"].strip()))
+            section, key = fields.get("Section", "").strip(), fields["Description-md5"].strip()
+            found.append(Stanza(name, source, section, key, tags_of(stanza)))
     return found
 
 
-def _descriptions(text: str) -> dict[str, tuple[str, str]]:
-    """Key -> (title, title and paragraphs)."""
+def descriptions(text: str) -> dict[str, tuple[str, str]]:
+    """Key -> (title, title and paragraphs) of a list of descriptions."""
     found: dict[str, tuple[str, str]] = {}
     for stanza in text.split("\n\n"):
         head, _, rest = stanza.partition("\nDescription-md5: ")

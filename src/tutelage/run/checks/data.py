@@ -34,9 +34,12 @@ def data_findings(splits: Splits) -> Iterator[Finding]:
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in parts.items())
     kind = str(splits.train.inputs.dtype).removeprefix("torch.")
     yield ok("data", f"{sizes}; inputs {shape} {kind}, {len(splits.train.classes):,} classes")
-    yield from (_counts(name, part) for name, part in parts.items())
-    for task in splits.train.tasks:
-        yield from (_counts(f"{name}, task {task}", only(part, task)) for name, part in parts.items())
+    if splits.train.separator:
+        yield from (_answers(name, part) for name, part in parts.items())
+    else:
+        yield from (_counts(name, part) for name, part in parts.items())
+        for task in splits.train.tasks:
+            yield from (_counts(f"{name}, task {task}", only(part, task)) for name, part in parts.items())
     yield from _copies(splits.train)
     yield from _leaks(parts, splits)
     yield from _inputs(splits.train)
@@ -49,6 +52,21 @@ def data_findings(splits: Splits) -> Iterator[Finding]:
             f"(at 95 %, between models that differ on {_DISCORDANCE:.0%} of them)",
             "a larger data.test, if there are examples to spare",
         )
+
+
+def _answers(name: str, part: Examples) -> Finding:
+    """Of questions: how many have an answer, and how long these are."""
+    there = part.targets > 0
+    if not bool(there.any()):
+        return fault(
+            f"answers of {name}", "no text that is read holds one", "a greater `length`, or look at `data.answer`"
+        )
+    lengths = (part.tasks["end"].targets - part.targets)[there] + 1
+    median = int(lengths.median())
+    said = f"{percent(float(there.double().mean()))} of {len(part):,} questions have one in the text that is read, "
+    return ok(
+        f"answers of {name}", f"{said}half of {several(median, 'token')} at most, the longest of {int(lengths.max())}"
+    )
 
 
 def _counts(name: str, part: Examples) -> Finding:

@@ -15,13 +15,13 @@ from tutelage.errors import InputError, nearest
 from tutelage.teachers.foreign.bridge import FLOOR, ForeignTeacher, Settings
 from tutelage.teachers.foreign.live import NO_FEATURES, OTHER_WAYS, is_live, wrap
 from tutelage.teachers.protocol import Teacher
+from tutelage.words import is_fitted
 
 __all__ = [
     "FLOOR",
     "FOREIGN",
     "ForeignTeacher",
     "Settings",
-    "is_fitted",
     "is_foreign",
     "is_live",
     "open_foreign",
@@ -45,12 +45,6 @@ _FURTHER: Mapping[str, tuple[str, ...]] = {"onnx": ("input", "output"), "savedmo
 def is_foreign(model: str) -> bool:
     """Whether a model's name means a teacher of another framework."""
     return model.partition(":")[0] in FOREIGN and ":" in model
-
-
-def is_fitted(model: str) -> bool:
-    """Whether it is one that has to be fitted on the training part: `open_foreign` needs `fit` then."""
-    prefix, _, rest = model.partition(":")
-    return prefix == "sklearn" and not rest.endswith(".skops")
 
 
 def open_foreign(

@@ -32,6 +32,8 @@ class Served:
         self.classes: tuple[str, ...] = tuple(classes)
         self.shape: tuple[int, ...] = tuple(shape)
         self.name = str(told.get("name", "a model"))[:80]
+        tasks = told.get("tasks")
+        self.tasks = max(1, len(tasks)) if isinstance(tasks, dict) else 1
         self.together = told.get("shared_calls") is not False
         self._max_batch, self._max_bytes = _limit(limits.get("max_batch")), _limit(limits.get("max_bytes"))
 
@@ -63,7 +65,8 @@ class Served:
             return 1  # whose answers depend on company is asked about one at a time
         numbers = math.prod(self.shape)
         each = numbers * (4 if settings.body == "raw" else _NUMBER)
-        answer = len(self.classes) * 2 * _NUMBER + max(map(len, map(json.dumps, self.classes))) + 8
+        names = max(map(len, map(json.dumps, self.classes))) * self.tasks  # one class is named for each task
+        answer = len(self.classes) * 2 * _NUMBER + names + 8
         sizes = [settings.rows, (settings.max_bytes - 256) // answer]
         if self._max_batch:
             sizes.append(self._max_batch)

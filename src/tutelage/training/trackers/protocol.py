@@ -100,7 +100,7 @@ def headline(report: Mapping[str, Any]) -> dict[str, float]:
         test/<model>/<metric>                       every metric on the test part, the mean over seeds
         test/<model>/parameters, file_bytes         where they are known
         test/<model>/p50_ms                         at the first batch size that was timed
-        gain/<arm>, gain/<arm>/ci_low, …/ci_high    accuracy that distillation added, a fraction of 1
+        gain/<arm>, gain/<arm>/ci_low, …/ci_high    accuracy against the baseline of the arm, a fraction of 1
 
     Args:
         report: as `tutelage.evaluation.scorecard` describes it.
