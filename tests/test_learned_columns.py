@@ -266,3 +266,72 @@ def test_a_question_run_reports_exact_match_from_files(tmp_path: Path) -> None:
     facts = json.loads((tmp_path / "run" / "students" / "soft" / "seed-0" / "student.json").read_text())
     assert facts["tasks"] == {"start": 40, "end": 40}
     assert facts["encoding"]["separator"] == 3
+
+
+def _partly(place: Path) -> Path:
+    """A table of which two rows in three lack one label or both."""
+    draw = np.random.default_rng(2)
+    a, b = draw.normal(size=(2, 600))
+    lines = ["a,b,sign,size,who"]
+    for row, (x, y) in enumerate(zip(a, b, strict=True)):
+        sign, size = "up" if x > 0 else "down", "big" if y > 0.5 else "small"
+        lines.append(f"{x:.5f},{y:.5f},{sign if row % 3 else ''},{size if row % 3 != 1 else ''},p{row % 50}")
+    path = place / "partly.csv"
+    path.write_text("\n".join(lines))
+    return path
+
+
+def test_rows_without_labels_are_learned_from_but_none_of_a_judged_group(tmp_path: Path) -> None:
+    from tutelage.data.sources import load_rows
+    from tutelage.data.unlabelled import with_unlabelled
+
+    learned = Learned.of("sign", {"size": "size"}, None)
+    inputs: dict[str, Any] = {"t": {"numbers": ["a", "b"]}}
+    given: dict[str, Any] = {"path": _partly(tmp_path), "learned": learned, "inputs": inputs, "group": "who"}
+    splits, told = load_rows("rows", **given, rest=True)
+    assert sum(map(len, (splits.train, splits.val, splits.test))) == 200
+    assert splits.rest is not None
+    assert told[0].endswith("are learned from without")
+    assert splits.rest.groups is not None
+    for part in (splits.val, splits.test):
+        assert part.groups is not None
+        assert not set(part.groups.tolist()) & set(splits.rest.groups.tolist())
+    assert 200 < len(splits.rest) < 400
+    both, labelled, said = with_unlabelled(splits, "rest")
+    assert len(both.train) == len(splits.train) + len(splits.rest)
+    assert labelled.tolist() == sorted(splits.train.ids.tolist())
+    assert said == f"{len(splits.rest)} unlabelled examples from rows without a label"
+    # Means and deviations are those of all that is learned from.
+    assert float(both.train.inputs.mean(0).abs().max()) < 1e-5
+    plain, _ = load_rows("rows", **given)
+    assert plain.rest is None
+    assert torch.equal(plain.test.ids, splits.test.ids)
+    with pytest.raises(DataError, match="made of columns"):
+        with_unlabelled(splits, "pool.npz")
+    with pytest.raises(DataError, match="no row lacks a label"):
+        with_unlabelled(plain, "rest")
+
+
+def test_teachers_of_each_task_label_the_rows_that_lack_one(tmp_path: Path) -> None:
+    recipe = {
+        "name": "partly", "seeds": [0], "threads": 1, "train": {"epochs": 12, "lr": 0.02},
+        "data": {
+            "source": "rows", "path": str(_partly(tmp_path)), "label": "sign", "task": "sign", "group": "who",
+            "tasks": {"size": "size"}, "inputs": {"t": {"numbers": ["a", "b"]}}, "unlabelled": "rest",
+        },
+        "teachers": {name: {"model": "sklearn:LogisticRegression", "args": {"C": 100.0}} for name in ("sign", "size")},
+        "combine": {"how": "tasks"}, "student": {"model": "mlp", "args": {"width": 8}},
+        "arms": {"taught": [{"loss": "soft_target"}]},
+    }  # fmt: skip
+    run = run_recipe(from_mapping(recipe, ()), tmp_path / "run", quiet=True)
+    assert run.report["data"]["totals"]["train"] > 300
+    for task in run.report["tasks"]["each"]:
+        taught = next(model for model in task["models"] if model["name"] == "taught")
+        assert taught["accuracy"]["value"] > task["majority_share"] + 0.1
+
+
+def test_questions_have_no_rest(tmp_path: Path) -> None:
+    recipe = _question_recipe(tmp_path)
+    recipe["data"]["unlabelled"] = "rest"
+    with pytest.raises(InputError, match="an example like others"):
+        run_recipe(from_mapping(recipe, ()), tmp_path / "run", quiet=True)

@@ -521,8 +521,8 @@ def test_built_in_recipes_are_listed_with_a_line() -> None:
     listed = builtin_recipes()
     assert list(listed) == [
         "cross-lingual", "cross-modal", "deep-to-shallow", "descriptions", "digits", "ensemble-digits",
-        "ensemble-to-one", "fashion-frontier", "fashion-mnist", "flights", "mobilenet", "shrink-cnn", "spoken-digits",
-        "three-transfers",
+        "ensemble-to-one", "fashion-frontier", "fashion-mnist", "flights", "mobilenet", "questions", "several-tasks",
+        "shrink-cnn", "spoken-digits", "three-transfers",
     ]  # fmt: skip
     assert all(20 < len(line) < 120 and not line.startswith("#") for line in listed.values())
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from tutelage.data.encoders import Encoder, check_spec, columns_of, fit
 from tutelage.data.encoders.text import Tokens
-from tutelage.data.examples import Examples, listed
+from tutelage.data.examples import Examples, Task, listed
 from tutelage.data.folds import fold_of
 from tutelage.data.learned import Learned
 from tutelage.data.rows import Column, Rows
@@ -85,8 +85,9 @@ def told_rows(
     test: float,
     seed: int = 0,
     fold: tuple[int, int] | None = None,
+    rest: bool = False,
 ) -> tuple[Splits, list[str]]:
-    """The same, and what a person should know of it."""
+    """The same, and what a person should know of it; with `rest` also the rows that lack a label, as `Splits.rest`."""
     if not inputs:
         raise InputError("nothing says what models read", where="data.inputs", expected="at least one view")
     if learned.missing:
@@ -101,11 +102,16 @@ def told_rows(
     for view, spec in inputs.items():
         check_spec(spec, rows, f"data.inputs.{view}")
     _check_questions(learned, inputs)
-    kept, notices = _usable(rows, learned, inputs)
+    found = _usable(rows, learned, inputs, fate="learned from without" if rest else "left out")
+    kept, notices = found.kept, found.notices
     splits = _divided(kept, learned, inputs, group, part, val=val, test=test, seed=seed, allow_twins=part is not None)
     if fold is not None:
         splits = fold_of(splits, *fold, val=val, seed=seed)
+    if rest:
+        splits = replace(splits, rest=_without_labels(found.rest, splits, learned, inputs, group))
     seen = kept.take(splits.train.origins.numpy())
+    if splits.rest is not None:
+        seen = seen.followed_by(found.rest.take(splits.rest.origins.numpy()))
     encoders = {view: fit(spec, seen, f"data.inputs.{view}") for view, spec in inputs.items()}
     notices += [f"view `{view}`: {text}" for view, one in encoders.items() for text in getattr(one, "notices", ())]
     # What happens to the words that are learned from does not happen to those that judge.
@@ -113,7 +119,9 @@ def told_rows(
     cut = list[int]()
 
     def filled(part: Examples) -> Examples:
-        made, lost = _filled(part, kept, encoders if part is splits.train else plain, reads, learned)
+        learns = part is splits.train or part is splits.rest
+        own = found.rest if part is splits.rest else kept
+        made, lost = _filled(part, own, encoders if learns else plain, reads, learned)
         cut.append(lost)
         return made
 
@@ -138,7 +146,7 @@ def read_again(rows: Rows, encoding: Mapping[str, Any], learned: Learned) -> Exa
     encoder = encoder_of(encoding)
     inputs = {"x": {"text": encoder.columns}}
     _check_columns(learned, len(encoder.columns))
-    kept, _ = _usable(rows, learned, inputs)
+    kept = _usable(rows, learned, inputs).kept
     return _filled(_bare(kept, learned, inputs), kept, {"x": encoder}, "x", learned)[0]
 
 
@@ -183,13 +191,20 @@ def _check_columns(learned: Learned, number: int) -> None:
         )  # fmt: skip
 
 
-def _usable(rows: Rows, learned: Learned, inputs: Mapping[str, Mapping[str, Any]]) -> tuple[Rows, list[str]]:
-    """The rows that say what is learned, and something to read in every view."""
-    said, notices = np.ones(len(rows), dtype=bool), []
+class _Usable(NamedTuple):
+    kept: Rows  # say what is learned, and something to read in every view
+    rest: Rows  # say something to read, but not what is learned
+    notices: list[str]
+
+
+def _usable(
+    rows: Rows, learned: Learned, inputs: Mapping[str, Mapping[str, Any]], *, fate: str = "left out"
+) -> _Usable:
+    said, read, notices = np.ones(len(rows), dtype=bool), np.ones(len(rows), dtype=bool), []
     for where, column in learned.columns.items():
         full = np.array([bool(text) for text in rows.texts(column, where)], dtype=bool)
         if lost := int((said & ~full).sum()):
-            notices.append(f"{lost:,} of {len(rows):,} rows have no `{column}`, and are left out")
+            notices.append(f"{lost:,} of {len(rows):,} rows have no `{column}`, and are {fate}")
         said &= full
     if learned.answer is not None:
         _, there = learned.answer.spans(rows, columns_of(next(iter(inputs.values())))[1])
@@ -202,14 +217,42 @@ def _usable(rows: Rows, learned: Learned, inputs: Mapping[str, Mapping[str, Any]
         if not columns or len(texts) < len(columns):
             continue  # numbers that are missing, and pictures, are the encoder's business
         full = np.array([any(cells) for cells in zip(*(c.tolist() for c in texts), strict=True)], dtype=bool)
-        if lost := int((said & ~full).sum()):
+        if lost := int((said & read & ~full).sum()):
             notices.append(f"{lost:,} rows say nothing in the view `{view}`, and are left out")
-        said &= full
-    if not said.any():
+        read &= full
+    if not (said & read).any():
         raise DataError(
             "no row says what is learned and has something to read", where=rows.name, given=f"{len(rows):,} rows"
         )
-    return (rows if said.all() else rows.take(np.flatnonzero(said))), notices
+    kept = rows if (said & read).all() else rows.take(np.flatnonzero(said & read))
+    return _Usable(kept, rows.take(np.flatnonzero(read & ~said)), notices)
+
+
+def _without_labels(
+    rows: Rows, splits: Splits, learned: Learned, inputs: Mapping[str, Mapping[str, Any]], group: str | None
+) -> Examples | None:
+    """Examples of rows without labels, but of those whose group or content stands among what judges; None if there are
+    none left."""
+    if learned.answer is not None:
+        raise InputError(
+            "a question without an answer is an example like others", where="data.unlabelled", given="rest",
+            fix="leave it out",
+        )  # fmt: skip
+    if not len(rows):
+        return None
+    blank, train = torch.zeros(len(rows), dtype=torch.int64), splits.train
+    contents = _contents(rows, [name for spec in inputs.values() for name in columns_of(spec)])
+    groups = None if group is None else _groups(rows, group, "rest ")
+    tasks = {name: Task(blank, task.classes) for name, task in train.tasks.items()}
+    pool = Examples.make(
+        torch.zeros(len(rows), 1), blank, train.classes, train.name, tasks=tasks, contents=contents, groups=groups
+    )
+    for part in (splits.val, splits.test):
+        apart = ~torch.isin(pool.ids, part.ids)
+        if pool.groups is not None and part.groups is not None:
+            apart &= ~torch.isin(pool.groups, part.groups)
+        pool = pool.take(apart.nonzero().flatten())
+    return pool if len(pool) else None
 
 
 def _contents(rows: Rows, columns: Sequence[str]) -> list[bytes]:
@@ -224,9 +267,9 @@ def _contents(rows: Rows, columns: Sequence[str]) -> list[bytes]:
     return [b"\x1f".join(b"%d:%s" % (len(cell), cell) for cell in cells) for cells in zip(*parts, strict=True)]
 
 
-def _groups(rows: Rows, group: str) -> list[str]:
+def _groups(rows: Rows, group: str, mark: str = "") -> list[str]:
     """The group of every row; one that names none is alone."""
-    return [text or f"\0{row}" for row, text in enumerate(rows.texts(group, "data.group"))]
+    return [text or f"\0{mark}{row}" for row, text in enumerate(rows.texts(group, "data.group"))]
 
 
 def _bare(rows: Rows, learned: Learned, inputs: Mapping[str, Mapping[str, Any]], group: str | None = None) -> Examples:

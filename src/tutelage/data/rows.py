@@ -76,6 +76,11 @@ class Rows:
             )  # fmt: skip
         return column.astype(np.float64)
 
+    def followed_by(self, other: Rows) -> Rows:
+        """These rows, then those of another part of the same set."""
+        both = {name: np.concatenate([column, other.columns[name]]) for name, column in self.columns.items()}
+        return Rows(self.name, both, self.rates, self.hint)
+
     def take(self, index: NDArray[np.int64] | Sequence[int]) -> Rows:
         """Some of them, in the order of `index`."""
         chosen = np.asarray(index, dtype=np.int64)

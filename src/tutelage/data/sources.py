@@ -116,6 +116,7 @@ def load_rows(
     test: float = 0.2,
     seed: int = 0,
     fold: tuple[int, int] | None = None,
+    rest: bool = False,
 ) -> tuple[Splits, list[str]]:
     """Load a source of columns, and what a person should know of it; see `tutelage.data.from_rows`.
 
@@ -153,7 +154,7 @@ def load_rows(
         group, part = group or known.group, part or known.args.get("part")
     return told_rows(
         rows, learned=learned, inputs=inputs, reads=reads, group=group, part=part, val=val, test=test, seed=seed,
-        fold=fold,
+        fold=fold, rest=rest,
     )  # fmt: skip
 
 

@@ -33,6 +33,7 @@ class Splits:
     val: Examples
     test: Examples
     own_test: bool = False  # whether the set brought its test part along
+    rest: Examples | None = None  # examples of the set that have no labels, where they were asked for
 
     @property
     def fingerprint(self) -> str:
@@ -54,7 +55,8 @@ class Splits:
 
     def each(self, change: Callable[[Examples], Examples]) -> Splits:
         """The same with every part changed alike."""
-        return replace(self, train=change(self.train), val=change(self.val), test=change(self.test))
+        rest = None if self.rest is None else change(self.rest)
+        return replace(self, train=change(self.train), val=change(self.val), test=change(self.test), rest=rest)
 
 
 def split(examples: Examples, *, val: float, test: float, seed: int = 0) -> Splits:

@@ -1,4 +1,4 @@
-"""Examples without labels that join the training part: an .npz file with x, or a folder of images."""
+"""Examples without labels that join the training part: an .npz file with x, a folder of images, or rows of columns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from tutelage.data.images import SUFFIXES, absence, printable, read_images, refi
 from tutelage.data.splits import Splits
 from tutelage.errors import DataError, nearest
 
-__all__ = ["with_unlabelled"]
+__all__ = ["REST", "with_unlabelled"]
+
+REST = "rest"  # in place of a path: what of the set itself has no label
 
 _WHERE = "data.unlabelled"
 
@@ -28,7 +30,8 @@ def with_unlabelled(splits: Splits, path: Path | str, *, image_size: int | None 
 
     Args:
         splits: whose training part grows.
-        path: an .npz file with x, (N, …) as in the training part, or a folder with images, also in folders within.
+        path: an .npz file with x, (N, …) as in the training part, or a folder with images, also in folders within; or
+            `REST`, the examples of the set itself that have no label.
         image_size: side in pixels to which images are scaled, as for the other parts.
 
     Returns:
@@ -38,13 +41,10 @@ def with_unlabelled(splits: Splits, path: Path | str, *, image_size: int | None 
         DataError: the pool cannot be read, or its examples have another shape or type.
         DamagedError: it is no whole .npz file.
     """
-    path = Path(path).expanduser()
     train = splits.train
     if train.encodings:
-        raise DataError(
-            "unlabelled examples come as images or numbers, but these are made of columns", where=_WHERE,
-            fix="give them as rows with an empty label",
-        )  # fmt: skip
+        return _with_rest(splits, path)
+    path = Path(path).expanduser()
     given = torch.from_numpy(_folder(path, train, image_size) if path.is_dir() else _file(path, train, image_size))
     if given.dtype != train.inputs.dtype or tuple(given.shape[1:]) != train.shape:
         raise DataError(
@@ -53,21 +53,38 @@ def with_unlabelled(splits: Splits, path: Path | str, *, image_size: int | None 
             fix="set data.image_size" if train.is_image else "",
         )  # fmt: skip
     pool = Examples.make(given, torch.zeros(len(given), dtype=torch.int64), train.classes, train.name)
+    blank = {name: replace(task, targets=torch.zeros_like(pool.targets)) for name, task in train.tasks.items()}
+    return _joined(splits, replace(pool, tasks=blank), printable(path))
+
+
+def _with_rest(splits: Splits, path: Path | str) -> tuple[Splits, Tensor, str]:
+    """The same of a set of columns, whose rows without a label are the pool."""
+    if path != REST:
+        raise DataError(
+            "unlabelled examples come as images or numbers, but these are made of columns", where=_WHERE,
+            given=printable(path), expected=REST, fix="give them as rows with an empty label, and write `rest`",
+        )  # fmt: skip
+    if splits.rest is None:
+        raise DataError("no row lacks a label that may be learned from without", where=_WHERE, given=REST)
+    return _joined(splits, splits.rest, "rows without a label")
+
+
+def _joined(splits: Splits, pool: Examples, origin: str) -> tuple[Splits, Tensor, str]:
+    train, given = splits.train, len(pool)
     known = torch.cat([part.ids for part in (train, splits.val, splits.test)])
     _, first = np.unique(pool.ids.numpy(), return_index=True)
     new = torch.from_numpy(first)
     new = new[~torch.isin(pool.ids[new], known)]
     if not len(new):
         raise DataError(
-            "every unlabelled example is in the labelled set already", where=_WHERE, given=f"{len(pool):,} examples"
+            "every unlabelled example is in the labelled set already", where=_WHERE, given=f"{given:,} examples"
         )
     pool = pool.take(new)
-    blank = {name: replace(task, targets=torch.zeros_like(pool.targets)) for name, task in train.tasks.items()}
-    both = Examples.concatenated([train, replace(pool, tasks=blank)])
-    left = len(given) - len(pool)
-    told = f"{len(pool):,} unlabelled examples from {printable(path)}"
+    both = Examples.concatenated([train, pool])
+    left = given - len(pool)
+    told = f"{len(pool):,} unlabelled examples from {origin}"
     told += f"; {left:,} more are copies of these or of labelled ones, and were left out" if left else ""
-    return replace(splits, train=both), torch.unique(train.ids), told
+    return replace(splits, train=both, rest=None), torch.unique(train.ids), told
 
 
 def _file(path: Path, train: Examples, image_size: int | None) -> np.ndarray:

@@ -116,7 +116,8 @@ class Data(Section):
     """The share of each class whose labels are used; the others are learned from without. A teacher that the recipe
     trains learns from the labelled ones only."""
     unlabelled: Text | None = None
-    """More examples to learn from, without labels: an .npz file with x, or a folder of images."""
+    """More examples to learn from, without labels: an .npz file with x, or a folder of images; of a source of columns
+    rest: the rows that lack a label."""
     longtail: Annotated[float, Field(ge=1, le=1e6, allow_inf_nan=False)] | None = None
     """Thin the training part out to a long tail: the last class has this many times fewer examples than the first."""
     balance: Literal["none", "over", "under"] = "none"

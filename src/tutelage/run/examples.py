@@ -10,6 +10,7 @@ from tutelage.data import Examples, Splits, as_model_input, fold_of, load
 from tutelage.data.learned import Answer, Learned
 from tutelage.data.sources import load_rows, made_of_rows
 from tutelage.data.tasks import name_task
+from tutelage.data.unlabelled import REST
 from tutelage.errors import InputError, nearest
 from tutelage.recipe import Recipe
 
@@ -42,7 +43,7 @@ def _read(recipe: Recipe) -> tuple[Splits, tuple[str, ...]]:
         splits, told = load_rows(
             source.source, path=path, learned=learned_of(recipe), group=source.group, reads=reads.pop(),
             inputs={view: one.spec() for view, one in source.inputs.items()}, val=source.val, test=source.test,
-            fold=fold,
+            fold=fold, rest=source.unlabelled == REST,
         )  # fmt: skip
         return splits, tuple(f"data: {text}" for text in told)
     if source.inputs or source.group or source.label or source.tasks or source.answer:

@@ -64,11 +64,13 @@ def opening(spec: ModelSpec, *, seed: int = 0, trust: bool = False) -> Opening:
     def opens(train: Examples, places: Sequence[str], place: Path, tell: Callable[[str], None]) -> Teacher:
         args: dict[str, Any] = dict(spec.args)
         if is_remote(spec.name):
-            from tutelage.teachers.remote import open_remote
+            from tutelage.teachers.remote import Encodings, open_remote
 
+            asked = next((one for one in train.encodings.values() if one.get("separator")), None)  # of questions
             return open_remote(
-                spec.name, args, classes=train.outputs, view="x", book=cache_folder() / "answers", tell=tell
-            )
+                spec.name, args, classes=train.outputs, view="x", book=cache_folder() / "answers",
+                encodings=Encodings(train.encodings.get(train.reads), asked, train.reads), tell=tell,
+            )  # fmt: skip
         from tutelage.teachers.foreign import open_foreign
 
         return open_foreign(

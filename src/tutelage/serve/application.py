@@ -99,7 +99,8 @@ class Service:
         return _json({
             **self._told, "classes": facts.classes, **self._answers.about, "input_shape": facts.input_shape,
             "preprocessing": facts.preprocessing, "columns": None if self._columns is None else self._columns.kinds,
-            "vocabulary": facts.vocabulary or None, "content_types": KINDS, "shared_calls": self._together,
+            "reads": None if self._columns is None else self._columns.reads, "vocabulary": facts.vocabulary or None,
+            "content_types": KINDS, "shared_calls": self._together,
             "limits": {"max_batch": limits.max_batch, "max_bytes": limits.max_bytes, "timeout": limits.timeout,
                        "queue": limits.queue},
         })  # fmt: skip

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tutelage.data.encoders import encoder_of
+from tutelage.data.encoders.digest import digest_of_reading
 from tutelage.data.encoders.text import Tokens
 from tutelage.data.examples import as_model_input
 from tutelage.data.rows import Column, Rows
@@ -46,6 +47,7 @@ class Columns:
     def __init__(self, facts: Facts) -> None:
         assert facts.encoding is not None
         self.vocabulary = facts.vocabulary
+        self.reads = digest_of_reading(facts.encoding)  # by it who has inputs already knows whether they fit
         self._encoder = encoder_of(facts.encoding)
         self._shape = facts.input_shape
         self._samples = int(getattr(self._encoder, "samples", 0))

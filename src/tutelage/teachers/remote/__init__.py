@@ -18,11 +18,12 @@ from tutelage.teachers.remote.chat import ChatTeacher
 from tutelage.teachers.remote.client import Client
 from tutelage.teachers.remote.own import OwnTeacher
 from tutelage.teachers.remote.questions import Questions
+from tutelage.teachers.remote.sent import Encodings
 from tutelage.teachers.remote.settings import ChatSettings, OwnSettings, settings_of
 from tutelage.teachers.remote.spending import Cost
 from tutelage.words import is_remote
 
-__all__ = ["Book", "ChatTeacher", "Cost", "OwnTeacher", "cost_of", "is_remote_teacher", "open_remote"]
+__all__ = ["Book", "ChatTeacher", "Cost", "Encodings", "OwnTeacher", "cost_of", "is_remote_teacher", "open_remote"]
 
 _CHAT = "chat:"
 _BOOK = "book.sqlite"
@@ -35,7 +36,7 @@ def is_remote_teacher(model: str) -> bool:
 
 def open_remote(
     model: str, args: Mapping[str, Any], *, classes: Sequence[str], view: str, book: Path,
-    tell: Callable[[str], None] = lambda line: None,
+    encodings: Encodings | None = None, tell: Callable[[str], None] = lambda line: None,
 ) -> OwnTeacher | ChatTeacher:  # fmt: skip
     """A teacher behind an address.
 
@@ -45,6 +46,7 @@ def open_remote(
         classes: the data's, in the order of its labels.
         view: the input view that the teacher reads.
         book: the file of answers, or the folder where it is to be; made if it is not there.
+        encodings: what made that view, for an endpoint of our own that is asked about tokens or texts.
         tell: takes a line for a person.
 
     Raises:
@@ -62,7 +64,8 @@ def open_remote(
         return ChatTeacher(Client(address, settings), questions, path=path, view=view, book=Book(book), tell=tell)
     own = settings_of(OwnSettings, args)
     client = Client(Address.of(model, insecure=own.insecure), own)
-    return OwnTeacher(client, own, classes=classes, view=view, book=Book(book), tell=tell)
+    encodings = encodings or Encodings()
+    return OwnTeacher(client, own, classes=classes, view=view, book=Book(book), encodings=encodings, tell=tell)
 
 
 def cost_of(model: str, args: Mapping[str, Any], *, classes: Sequence[str], examples: int, text_bytes: float) -> Cost:

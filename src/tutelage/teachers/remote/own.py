@@ -11,14 +11,15 @@ from typing import Any, final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from tutelage.errors import ModelError
+from tutelage.models.textnets import MASKED
 from tutelage.objective import read_view
 from tutelage.teachers.remote.book import Book, Spent, digest_of
 from tutelage.teachers.remote.client import Client
 from tutelage.teachers.remote.connection import FalteringError, Request
 from tutelage.teachers.remote.desk import Desk, Errand, Read
+from tutelage.teachers.remote.sent import Encodings, Sender, Sent
 from tutelage.teachers.remote.served import Served
 from tutelage.teachers.remote.settings import OwnSettings
 from tutelage.teachers.remote.spending import Purse
@@ -44,20 +45,22 @@ class OwnTeacher:
         classes: the data's; the server's are put into their order by name.
         view: the input view that it is asked about.
         book: where its answers are kept.
+        encodings: what made the view.
         tell: takes a line for a person.
 
     Raises:
-        ModelError: this is no such server, or its classes are not the data's.
+        ModelError: this is no such server, or its classes, columns or tokens are not the data's.
         TutelageError: it does not answer.
     """
 
     def __init__(
         self, client: Client, settings: OwnSettings, *, classes: Sequence[str], view: str, book: Book,
-        tell: Callable[[str], None],
+        encodings: Encodings, tell: Callable[[str], None],
     ) -> None:  # fmt: skip
         self._client, self._settings, self._view, self._tell = client, settings, view, tell
         self._facts = Served(client.ask(Request("GET", "/model"), _mapping), client.address.shown)
         self._order = self._facts.order_for(classes)
+        self._sender = Sender(self._facts, as_json=settings.body == "json", view=view, encodings=encodings)
         self._device = torch.device("cpu")
         self._lock = threading.RLock()
         self._checked = settings.parity == 0
@@ -65,6 +68,7 @@ class OwnTeacher:
         facts = self._facts
         told = f"{facts.name} ({facts.sha256[:12]}), {len(facts.classes)} classes, inputs {facts.shape}"
         tell(f"teacher at {client.address.shown}: {told}")
+        self._tell_notices()
 
     def answer(self, batch: Batch) -> Outputs:
         """Logits (B, C) in the order of the data's classes, without a graph.
@@ -73,19 +77,23 @@ class OwnTeacher:
             ModelError: inputs or answers have another shape, or the server has another model than at the start.
             TutelageError: it does not answer; what it did answer is kept.
         """
-        rows = self._rows(batch)
         with self._lock:
+            sent = self._sender.of(read_view(batch, self._view))
+            self._tell_notices()
             if not self._checked:
-                self._check_parity(rows[: self._settings.parity])
+                self._check_parity(sent.first(self._settings.parity))
                 self._checked = True
-            logits = self._logits(rows)
-        return Outputs(torch.from_numpy(logits[:, self._order]).to(self._device))
+            logits = self._logits(sent)[:, self._order]
+            self._sender.check_impossible(sent, logits)
+        return Outputs(torch.from_numpy(logits).to(self._device))
 
     def fingerprint(self) -> str:
         """SHA-256 over the digest of the served file, its classes and its shape; the address is no part of it."""
         facts = self._facts
-        told = json.dumps(["remote-own-1", facts.sha256, facts.classes, facts.shape, self._order])
-        return hashlib.sha256(told.encode()).hexdigest()
+        told = ["remote-own-1", facts.sha256, facts.classes, facts.shape, self._order]
+        if self._sender.reads_texts:
+            told.append("texts")
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
     def to(self, device: torch.device) -> None:
         """Put answers on this device; the server stays where it is."""
@@ -100,47 +108,36 @@ class OwnTeacher:
         requests = self._desk.purse.total.requests
         return [f"teacher at {self._client.address.shown}: {requests:,} requests since the book was begun"]
 
-    def _rows(self, batch: Batch) -> Floats:
-        inputs: Tensor = read_view(batch, self._view)
-        if tuple(inputs.shape[1:]) != self._facts.shape:
-            raise ModelError(
-                "the remote teacher takes inputs of another shape", where=self._client.address.shown,
-                given=f"{tuple(inputs.shape[1:])} for the view `{self._view}`", expected=str(self._facts.shape),
-            )  # fmt: skip
-        found: Floats = np.ascontiguousarray(inputs.detach().cpu().numpy(), dtype="<f4")
-        return found
+    def _tell_notices(self) -> None:
+        while self._sender.notices:
+            self._tell(self._sender.notices.pop(0))
 
-    def _questions(self, rows: Floats) -> list[bytes]:
+    def _questions(self, sent: Sent) -> list[bytes]:
         facts = self._facts
         asked = json.dumps(["own", facts.sha256, facts.classes, facts.shape]).encode()
-        return [digest_of(asked, row.tobytes()) for row in rows]
+        return [digest_of(asked, *key) for key in sent.keys]
 
-    def _logits(self, rows: Floats) -> Floats:
-        questions = self._questions(rows)
+    def _logits(self, sent: Sent) -> Floats:
+        questions = self._questions(sent)
         first: dict[bytes, int] = {}  # of equal rows the first is asked
         for row, question in enumerate(questions):
             first.setdefault(question, row)
         known = self._desk.book.find(list(first))
-        known |= self._ask(rows, questions, [row for question, row in first.items() if question not in known])
-        found = np.empty((len(rows), len(self._order)), np.float32)
+        known |= self._ask(sent, questions, [row for question, row in first.items() if question not in known])
+        found = np.empty((len(sent), len(self._order)), np.float32)
         for row, question in enumerate(questions):
             found[row] = np.frombuffer(known[question], "<f4")
         return found
 
-    def _ask(self, rows: Floats, questions: Sequence[bytes], index: Sequence[int]) -> dict[bytes, bytes]:
-        size = self._facts.rows_per_request(self._settings)
-        parts = [index[start : start + size] for start in range(0, len(index), size)]
-        errands = [
-            Errand(tuple(questions[row] for row in part), self._request(rows[part]), self._reader(len(part)), Spent(1))
-            for part in parts
-        ]
+    def _ask(self, sent: Sent, questions: Sequence[bytes], index: Sequence[int]) -> dict[bytes, bytes]:
+        sizes = sent.sizes
+        parts = self._facts.parts([sizes[row] for row in index], self._settings, as_json=sent.is_json)
+        errands = []
+        for part in parts:
+            rows = index[part.start : part.stop]
+            asked = tuple(questions[row] for row in rows)
+            errands.append(Errand(asked, sent.request(rows), self._reader(len(rows)), Spent(1)))
         return self._desk.run(errands, verify=self._same_model)
-
-    def _request(self, rows: Floats) -> Request:
-        path = "/predict?logits=true"
-        if self._settings.body == "json":
-            return Request.of_json(path, {"inputs": rows.tolist()})
-        return Request("POST", path, rows.tobytes(), {"content-type": "application/octet-stream"})
 
     def _reader(self, count: int) -> Callable[[Any], Read]:
         wanted = (count, len(self._facts.classes))
@@ -174,15 +171,17 @@ class OwnTeacher:
                 fix="serve one file for the whole of a run; start again for the new one",
             )  # fmt: skip
 
-    def _check_parity(self, rows: Floats) -> None:
+    def _check_parity(self, sent: Sent) -> None:
         """Ask about the first rows alone, without the book, and compare."""
-        kept = self._logits(rows)
+        kept = self._logits(sent)
         read = self._reader(1)
         apart = 0.0
-        for row, own in zip(rows, kept, strict=True):
-            again = np.frombuffer(self._client.ask(self._request(row[None]), read)[0][0], "<f4")
+        for row, own in enumerate(kept):
+            again = np.frombuffer(self._client.ask(sent.request([row]), read)[0][0], "<f4")
             apart = max(apart, float(np.abs(again - own).max()))
-        if apart > _AGREE * max(1.0, float(np.abs(kept).max(initial=0.0))):
+        # Where questions cannot have an answer, logits are one number far away from all others.
+        told = kept[kept > MASKED / 2] if self._facts.questions else kept
+        if apart > _AGREE * max(1.0, float(np.abs(told).max(initial=0.0))):
             raise ModelError(
                 "the remote teacher answers the same rows otherwise when it is asked again",
                 where=self._client.address.shown, given=f"logits up to {apart:.3g} apart",

@@ -10,9 +10,10 @@ from typing import Any, TypeGuard, final
 from tutelage.errors import ModelError, TutelageError
 from tutelage.teachers.remote.settings import OwnSettings
 
-__all__ = ["Served"]
+__all__ = ["NUMBER", "Served"]
 
-_NUMBER = 26  # bytes that a number takes in JSON, at most, with its comma
+NUMBER = 26  # bytes that a number takes in JSON, at most, with its comma
+_TEXTS = 1_000_000  # characters of texts that a server takes in one request
 
 
 @final
@@ -34,6 +35,11 @@ class Served:
         self.name = str(told.get("name", "a model"))[:80]
         tasks = told.get("tasks")
         self.tasks = max(1, len(tasks)) if isinstance(tasks, dict) else 1
+        self.vocabulary = _limit(told.get("vocabulary")) or 0  # 0: it reads no tokens
+        columns, reads = told.get("columns"), told.get("reads")
+        self.columns: dict[str, str] = dict(columns) if _is_columns(columns) else {}
+        self.reads = reads if isinstance(reads, str) and 0 < len(reads) <= 128 else None  # a digest of what reads them
+        self.questions = isinstance(told.get("answers"), dict)
         self.together = told.get("shared_calls") is not False
         self._max_batch, self._max_bytes = _limit(limits.get("max_batch")), _limit(limits.get("max_bytes"))
 
@@ -59,26 +65,44 @@ class Served:
             )  # fmt: skip
         return [theirs[name] for name in ours]
 
-    def rows_per_request(self, settings: OwnSettings) -> int:
-        """How many examples fit into one request and its answer."""
-        if not self.together:
-            return 1  # whose answers depend on company is asked about one at a time
-        numbers = math.prod(self.shape)
-        each = numbers * (4 if settings.body == "raw" else _NUMBER)
+    def parts(self, sizes: Sequence[int], settings: OwnSettings, *, as_json: bool) -> list[range]:
+        """Examples that fit together into one request and its answer, one after the other.
+
+        Args:
+            sizes: bytes of each.
+            settings: how it is asked.
+            as_json: whether they are sent as JSON.
+
+        Raises:
+            TutelageError: one of them fits into none.
+        """
+        most, room = self._rows(settings, as_json), self._room(as_json)
+        found, begin, held = list[range](), 0, 0
+        for number, size in enumerate(sizes):
+            if size > room or most < 1:
+                raise TutelageError(
+                    "one example is more than the server, or `max_bytes`, allows", where=self.where,
+                    given=f"{size:,} bytes",
+                    fix="start the server with a larger --max-bytes",
+                )  # fmt: skip
+            if number - begin == most or held + size > room:
+                found.append(range(begin, number))
+                begin, held = number, 0
+            held += size
+        return [*found, range(begin, len(sizes))] if sizes else found
+
+    def _rows(self, settings: OwnSettings, as_json: bool) -> int:
         names = max(map(len, map(json.dumps, self.classes))) * self.tasks  # one class is named for each task
-        answer = len(self.classes) * 2 * _NUMBER + names + 8
-        sizes = [settings.rows, (settings.max_bytes - 256) // answer]
-        if self._max_batch:
-            sizes.append(self._max_batch)
-        if self._max_bytes:
-            sizes.append((self._max_bytes - (64 if settings.body == "json" else 0)) // each)
-        if min(sizes) < 1:
-            raise TutelageError(
-                "one example is more than the server, or `max_bytes`, allows", where=self.where,
-                given=f"{each:,} bytes",
-                fix="start the server with a larger --max-bytes",
-            )  # fmt: skip
-        return min(sizes)
+        answer = len(self.classes) * 2 * NUMBER + names + 8
+        # Whose answers depend on company is asked about one at a time.
+        sizes = [settings.rows if self.together else 1, (settings.max_bytes - 256) // answer]
+        if as_json and self.columns and self._max_bytes:
+            sizes.append(max(1, self._max_bytes // (2 * math.prod(self.shape))))  # what is made of them has to fit, too
+        return min(sizes if self._max_batch is None else [*sizes, self._max_batch])
+
+    def _room(self, as_json: bool) -> int:
+        room = (self._max_bytes or 2**62) - (64 if as_json else 0)
+        return min(room, _TEXTS) if as_json and self.columns else room
 
 
 def _is_names(told: Any) -> TypeGuard[list[str]]:
@@ -87,6 +111,10 @@ def _is_names(told: Any) -> TypeGuard[list[str]]:
 
 def _is_shape(told: Any) -> TypeGuard[list[int]]:
     return isinstance(told, list) and bool(told) and all(type(size) is int and 0 < size < 2**24 for size in told)
+
+
+def _is_columns(told: Any) -> TypeGuard[dict[str, str]]:
+    return isinstance(told, dict) and set(map(type, told.values())) <= {str}
 
 
 def _limit(told: Any) -> int | None:
