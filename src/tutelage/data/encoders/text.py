@@ -33,6 +33,7 @@ from tutelage.data.rows import Rows
 from tutelage.errors import InputError, ModelError
 
 __all__ = [
+    "BETWEEN",
     "Plain",
     "Tokens",
     "fit_plain",
@@ -42,7 +43,7 @@ __all__ = [
     "tokens_of",
 ]
 
-_BETWEEN: Final = "\x1f"  # of plain columns: the "unit separator" that ASCII has for this
+BETWEEN: Final = "\x1f"  # of plain columns: the "unit separator" that ASCII has for this
 _AT_ONCE: Final = 4096  # rows; all at once would hold every token as an object
 
 
@@ -241,9 +242,7 @@ def fit_plain(rows: Rows, columns: Sequence[str], *, limit: int = 2000) -> Plain
     """
     columns = _named(columns, rows.name)
     whole("limit", limit, 8 + len(columns), LONGEST, where=rows.name)
-    longest = max(
-        (len(_BETWEEN.encode().join(map(_bytes, texts))) for texts in _side_by_side(rows, columns)), default=0
-    )
+    longest = max((len(BETWEEN.encode().join(map(_bytes, texts))) for texts in _side_by_side(rows, columns)), default=0)
     return Plain(columns, min(max(longest, 8), limit))
 
 
@@ -283,7 +282,7 @@ def plain_of(facts: Mapping[str, Any]) -> Plain:
 def texts_of(tensor: Tensor) -> list[str]:
     """The texts of plain bytes (N, L) uint8; columns are joined by a space."""
     rows = [bytes(row).rstrip(b"\0") for row in tensor.to("cpu", torch.uint8).numpy()]
-    return [row.decode("utf-8", "replace").replace(_BETWEEN, " ").strip() for row in rows]
+    return [row.decode("utf-8", "replace").replace(BETWEEN, " ").strip() for row in rows]
 
 
 # ---- texts -----------------------------------------------------------------------------------------------------------
@@ -315,7 +314,7 @@ def _clean(text: str) -> str:
 
 def _bytes(text: str) -> bytes:
     """Without what means padding or the end of a column."""
-    return text.replace("\0", " ").replace(_BETWEEN, " ").encode("utf-8", "replace")
+    return text.replace("\0", " ").replace(BETWEEN, " ").encode("utf-8", "replace")
 
 
 def _cut(sides: list[bytes], room: int) -> bytes:
@@ -326,4 +325,4 @@ def _cut(sides: list[bytes], room: int) -> bytes:
         if size > level:
             break
         left -= size
-    return _BETWEEN.encode().join(side[:level].decode("utf-8", "ignore").encode() for side in sides)
+    return BETWEEN.encode().join(side[:level].decode("utf-8", "ignore").encode() for side in sides)

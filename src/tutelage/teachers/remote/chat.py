@@ -22,6 +22,7 @@ from tutelage.teachers.remote.desk import Desk, Errand, Read
 from tutelage.teachers.remote.letters import Floats, Told, shares, votes
 from tutelage.teachers.remote.questions import Questions
 from tutelage.teachers.remote.replies import answers_of, line_of, positions_in, positions_of, said_in, usage_in
+from tutelage.teachers.remote.settings import PLAIN
 from tutelage.teachers.remote.spending import Purse
 from tutelage.teachers.remote.tally import Tally
 from tutelage.types import Batch, Outputs
@@ -115,7 +116,7 @@ class ChatTeacher:
         if inputs.dtype != torch.uint8 or inputs.ndim != 2:
             raise InputError(
                 "a chat teacher reads plain texts", given=f"{inputs.dtype}, shape {tuple(inputs.shape)}",
-                fix="give the data an input of plain text, as `raw: {text: [column]}`, and the teacher `reads: raw`",
+                fix=PLAIN,
             )  # fmt: skip
         return texts_of(inputs.cpu())
 

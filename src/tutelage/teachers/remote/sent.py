@@ -14,18 +14,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tutelage.data.encoders.digest import digest_of_reading
+from tutelage.data.encoders.text import BETWEEN
 from tutelage.errors import InputError, ModelError, nearest
 from tutelage.models.textnets import MASKED, answerable
 from tutelage.teachers.remote.connection import Request
 from tutelage.teachers.remote.served import NUMBER, Served
+from tutelage.teachers.remote.settings import PLAIN
 
 __all__ = ["Encodings", "Numbers", "Sender", "Sent", "Texts"]
 
 Floats = NDArray[np.float32]
 
 _PATH: Final = "/predict?logits=true"
-_BETWEEN: Final = b"\x1f"  # columns of plain text, see `data.encoders.text.Plain`
-_PLAIN: Final = "give the data an input of plain text, as `raw: {text: [column]}`, and the teacher `reads: raw`"
 _PLACES: Final = "answers are places of tokens, so both have to read by one tokenizer: `tokens: {source: …}` names it"
 _UNKNOWN: Final = "notice: one of the two does not say what makes tokens: the remote teacher's need not be the data's"
 _NUMBER_KIND, _SOUND_KIND = "number or null", "list of samples"  # as /model tells what a column holds
@@ -193,7 +193,7 @@ class Sender:
             return self._tokens(inputs)
         if self._facts.vocabulary:
             given = f"numbers in the view `{self._view}`"
-            raise self._other("the remote teacher reads tokens", given=given, fix=_PLAIN)
+            raise self._other("the remote teacher reads tokens", given=given, fix=PLAIN)
         self._check_shape(inputs)
         return Numbers(np.ascontiguousarray(inputs.numpy(), dtype="<f4"), self._as_json)
 
@@ -234,14 +234,14 @@ class Sender:
         if not size:
             raise self._other(
                 "the remote teacher reads no tokens", given=f"tokens in the view `{self._view}`",
-                fix=_PLAIN if self._facts.columns else None,
+                fix=PLAIN if self._facts.columns else None,
             )  # fmt: skip
         self._check_shape(inputs)
         rows: NDArray[Any] = np.ascontiguousarray(inputs.numpy(), dtype="<i8")
         if rows.size and not 0 <= rows.min() <= rows.max() < size:
             raise ModelError(
                 "a token is not in the remote teacher's vocabulary", where=self._facts.where,
-                given=f"tokens {rows.min()} … {rows.max()}", expected=f"0 … {size - 1:,}", fix=_PLAIN,
+                given=f"tokens {rows.min()} … {rows.max()}", expected=f"0 … {size - 1:,}", fix=PLAIN,
             )  # fmt: skip
         if not self._own:
             self._notice(_UNKNOWN)
@@ -268,7 +268,7 @@ class Sender:
 
     @property
     def _mend(self) -> str:
-        return _PLACES if self._facts.questions else _PLAIN
+        return _PLACES if self._facts.questions else PLAIN
 
     def _other(self, what: str, *, given: str, fix: str | None) -> ModelError:
         facts = self._facts
@@ -321,7 +321,7 @@ class Sender:
         return Texts([self._row(names, row.tobytes().rstrip(b"\0")) for row in rows])
 
     def _row(self, names: Sequence[str], raw: bytes) -> bytes:
-        texts = raw.split(_BETWEEN)
+        texts = raw.split(BETWEEN.encode())
         if len(texts) != len(names):
             raise InputError(
                 "a row of plain text holds another number of columns than its view", where=self._view,

@@ -10,7 +10,10 @@ from pydantic import Field, ValidationError
 from tutelage.errors import InputError, nearest
 from tutelage.recipe.kinds import Arguments, Count, Fraction, NotNegative, Positive, Section, Seed, Text
 
-__all__ = ["Budget", "ChatSettings", "OwnSettings", "Price", "WireSettings", "settings_of"]
+__all__ = ["PLAIN", "Budget", "ChatSettings", "OwnSettings", "Price", "WireSettings", "settings_of"]
+
+# What to do where a teacher behind an address reads texts and the data has none as they are.
+PLAIN = "give the data an input of plain text, as `raw: {text: [column]}`, and the teacher `reads: raw`"
 
 _Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 
