@@ -15,10 +15,11 @@ from tutelage.data import from_rows
 from tutelage.errors import InputError, TutelageError
 from tutelage.recipe import from_mapping
 from tutelage.run import run_recipe
+from tutelage.run.checks import check_recipe
 from tutelage.run.cohorts import Workshop
 from tutelage.run.crossfit import obtain_crossfitted
 from tutelage.run.job import job_of_recipe
-from tutelage.run.teacher import obtain_teacher
+from tutelage.run.teacher import is_ready, obtain_teacher
 from tutelage.teachers import TableTeacher
 from tutelage.teachers.crossfit import CrossFitted, fold_numbers
 from tutelage.types import Batch
@@ -124,3 +125,26 @@ def test_what_cannot_be_cross_fitted_is_refused(tmp_path: Path) -> None:
     job = job_of_recipe(from_mapping(_recipe(tmp_path, trained, arms=arms), ()), trust=False)
     with pytest.raises(InputError, match="layers of their own"):
         obtain_crossfitted(job, None, lambda *_: None)  # type: ignore[arg-type, return-value]
+
+
+def test_check_refuses_what_the_run_would(tmp_path: Path) -> None:
+    teacher = {"model": "sklearn:DecisionTreeClassifier", "cross_fit": 3}
+    recipe = _recipe(tmp_path, teacher)
+    said = [
+        finding for finding in check_recipe(from_mapping(recipe, ())).findings if "cross-fitted in 3" in finding.text
+    ]
+    assert len(said) == 1
+    recipe["data"] |= {"views": {"mixup": 0.2}}
+    with pytest.raises(InputError, match="a blend of two examples"):
+        check_recipe(from_mapping(recipe, ()))
+
+
+def test_nothing_is_ready_before_all_parts_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUTELAGE_CACHE", str(tmp_path / "cache"))
+    trained = {"model": "mlp", "args": {"width": 8}, "train": {"epochs": 1}}
+    run_recipe(from_mapping(_recipe(tmp_path, trained), ()), tmp_path / "whole", quiet=True)
+    crossed = from_mapping(_recipe(tmp_path, trained | {"cross_fit": 2}), ())
+    assert is_ready(job_of_recipe(from_mapping(_recipe(tmp_path, trained), ()), trust=False))
+    assert not is_ready(job_of_recipe(crossed, trust=False))
+    run_recipe(crossed, tmp_path / "crossed", quiet=True)
+    assert is_ready(job_of_recipe(crossed, trust=False))

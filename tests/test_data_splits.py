@@ -8,7 +8,8 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tutelage.data import Examples, Splits, leaks, split, split_off
+from tutelage.data import Examples, Splits, fold_of, leaks, split, split_off
+from tutelage.data.groups import whole_groups
 from tutelage.data.splits import assemble
 from tutelage.errors import DataError, InputError
 
@@ -148,3 +149,37 @@ def test_parts_must_be_alike() -> None:
 def test_too_few_examples_for_the_classes() -> None:
     with pytest.raises(DataError, match=r"5 examples are too few for 2 classes \(here\)\n  expected  at least 6"):
         _assemble(train=make([3, 2]))
+
+
+def _twins_of_groups() -> Examples:
+    """Forty groups of five, of which some share a content with the next one."""
+    inputs = torch.arange(200, dtype=torch.float32).reshape(-1, 1).repeat(1, 2)
+    groups = [f"g{row // 5}" for row in range(200)]
+    for row in range(4, 120, 10):  # g0 and g1, g2 and g3, …
+        inputs[row + 1] = inputs[row]
+    return Examples.make(inputs, torch.arange(200) % 2, ["a", "b"], "twins", groups=groups)
+
+
+def test_groups_that_share_a_content_stay_together() -> None:
+    whole = _twins_of_groups()
+    parts = split(whole, val=0.2, test=0.3)
+    names = [set(part.groups.tolist()) for part in (parts.train, parts.val, parts.test) if part.groups is not None]
+    ids = [set(part.ids.tolist()) for part in (parts.train, parts.val, parts.test)]
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        assert not names[first] & names[second]
+        assert not ids[first] & ids[second]
+    for fold in range(1, 4):
+        parts = fold_of(split(whole, val=0.2, test=0.3), fold, 3, val=0.2)
+        assert parts.train.groups is not None
+        assert parts.test.groups is not None
+        assert not set(parts.train.groups.tolist()) & set(parts.test.groups.tolist())
+        assert not set(parts.train.ids.tolist()) & set(parts.test.ids.tolist())
+
+
+def test_groups_without_shared_contents_keep_their_names() -> None:
+    inputs = torch.arange(60, dtype=torch.float32).reshape(-1, 1).repeat(1, 2)
+    one = Examples.make(inputs, torch.arange(60) % 2, ["a", "b"], "x", groups=[f"g{row // 4}" for row in range(60)])
+    assert one.groups is not None
+    assert np.array_equal(whole_groups(one), one.groups.numpy())
+    joined = whole_groups(_twins_of_groups())
+    assert len(set(joined.tolist())) == 40 - 12

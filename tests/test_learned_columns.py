@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,20 @@ import numpy as np
 import pytest
 import torch
 
-from tutelage.data import Rows, from_rows
+import tutelage
+from tutelage import losses
+from tutelage.data import SOURCES, Rows, from_rows
 from tutelage.data.encoders import encoder_of
 from tutelage.data.encoders.text import Tokens, fit_tokens
 from tutelage.data.inputs import read_again, told_rows
 from tutelage.data.learned import Answer, Learned
+from tutelage.data.sets import SETS
+from tutelage.data.sources import load_rows
+from tutelage.data.unlabelled import with_unlabelled
 from tutelage.errors import DataError, InputError, TutelageError
 from tutelage.recipe import from_mapping
 from tutelage.run import run_recipe
+from tutelage.run.evaluate import evaluate_run
 
 _QUESTIONS = {"x": {"text": ["question", "text"], "tokens": {"vocabulary": 300, "length": 40}}}
 _COLOURS = ("red", "green", "blue", "yellow")
@@ -211,7 +218,8 @@ def test_new_questions_are_read_as_the_student_reads_them() -> None:
     splits = from_rows(rows, answer={"text": "answer", "start": "start"}, inputs=_QUESTIONS)
     columns: dict[str, Any] = {name: np.array(values, dtype=object) for name, values in rows.items()}
     columns["start"] = np.array(rows["start"])
-    again = read_again(Rows("r", columns), splits.train.encodings["x"], Learned(answer=Answer("answer", "start")))
+    again, told = read_again(Rows("r", columns), splits.train.encodings["x"], Learned(answer=Answer("answer", "start")))
+    assert told == []
     assert again.separator == splits.train.separator
     where = {int(one): place for place, one in enumerate(again.origins)}
     index = torch.tensor([where[int(one)] for one in splits.test.origins])
@@ -282,9 +290,6 @@ def _partly(place: Path) -> Path:
 
 
 def test_rows_without_labels_are_learned_from_but_none_of_a_judged_group(tmp_path: Path) -> None:
-    from tutelage.data.sources import load_rows
-    from tutelage.data.unlabelled import with_unlabelled
-
     learned = Learned.of("sign", {"size": "size"}, None)
     inputs: dict[str, Any] = {"t": {"numbers": ["a", "b"]}}
     given: dict[str, Any] = {"path": _partly(tmp_path), "learned": learned, "inputs": inputs, "group": "who"}
@@ -324,7 +329,10 @@ def test_teachers_of_each_task_label_the_rows_that_lack_one(tmp_path: Path) -> N
         "arms": {"taught": [{"loss": "soft_target"}]},
     }  # fmt: skip
     run = run_recipe(from_mapping(recipe, ()), tmp_path / "run", quiet=True)
-    assert run.report["data"]["totals"]["train"] > 300
+    data = run.report["data"]
+    assert data["totals"]["train"] < 200 < data["unlabelled"]
+    # Fidelity on what was learned from is told of labelled rows only.
+    assert len(np.load(tmp_path / "run" / "eval" / "teacher-train.npz")["ids"]) == data["totals"]["train"]
     for task in run.report["tasks"]["each"]:
         taught = next(model for model in task["models"] if model["name"] == "taught")
         assert taught["accuracy"]["value"] > task["majority_share"] + 0.1
@@ -335,3 +343,96 @@ def test_questions_have_no_rest(tmp_path: Path) -> None:
     recipe["data"]["unlabelled"] = "rest"
     with pytest.raises(InputError, match="an example like others"):
         run_recipe(from_mapping(recipe, ()), tmp_path / "run", quiet=True)
+
+
+def test_spaces_around_an_answer_move_no_place() -> None:
+    rows = _asked(60)
+    spaced = [f"{one} " if one and text[int(begin) :].startswith(f"{one} ") else one
+              for one, text, begin in zip(rows["answer"], rows["text"], rows["start"], strict=True)]  # fmt: skip
+    assert sum(one.endswith(" ") for one in spaced) == 0  # what follows is a comma or a full stop
+    rows["text"] = [text.replace(",", " ,") for text in rows["text"]]
+    rows["start"] = [
+        float(text.rindex(one)) if one else 0.0 for one, text in zip(rows["answer"], rows["text"], strict=True)
+    ]
+    plain = from_rows(rows, answer={"text": "answer", "start": "start"}, inputs=_QUESTIONS)
+    longer = [f"{one} " if one and f"{one} ," in text and text[int(begin) + len(one)] == " " else one
+              for one, text, begin in zip(rows["answer"], rows["text"], rows["start"], strict=True)]  # fmt: skip
+    assert sum(one.endswith(" ") for one in longer) > 5
+    found = from_rows(rows | {"answer": longer}, answer={"text": "answer", "start": "start"}, inputs=_QUESTIONS)
+    assert torch.equal(found.train.targets, plain.train.targets)
+    assert torch.equal(found.train.tasks["end"].targets, plain.train.tasks["end"].targets)
+
+
+@pytest.mark.parametrize("start", [-1.0, 0.7, float("inf"), 1e9])
+def test_a_beginning_that_is_no_character_is_refused(start: float) -> None:
+    rows = _asked(30)
+    row = next(number for number, answer in enumerate(rows["answer"]) if answer)
+    rows["start"][row] = start
+    with pytest.raises(DataError, match=f"answer of row {row} does not stand"):
+        from_rows(rows, answer={"text": "answer", "start": "start"}, inputs=_QUESTIONS)
+
+
+def test_twins_with_other_answers_have_one_order() -> None:
+    rows = _asked(40)
+    both = {name: values * 2 for name, values in rows.items()}
+    both["answer"][40:], both["start"][40:] = [""] * 40, [0.0] * 40
+    order = np.random.default_rng(3).permutation(80)
+    mixed = {name: [values[place] for place in order] for name, values in both.items()}
+    answer = {"text": "answer", "start": "start"}
+    first, second = (from_rows(given, answer=answer, inputs=_QUESTIONS) for given in (both, mixed))
+    assert first.fingerprint == second.fingerprint
+
+
+def test_halves_of_characters_in_a_file_stop_nothing(tmp_path: Path) -> None:
+    lines = [json.dumps({"said": f"word {n} \ud800", "kind": "xy"[n % 2], "who": f"\udfff {n % 9}"}) for n in range(60)]
+    (tmp_path / "odd.jsonl").write_text("\n".join(lines))
+    inputs: dict[str, Any] = {"x": {"text": "said", "tokens": {"vocabulary": 60, "length": 8}}}
+    splits, _ = load_rows("rows", path=tmp_path / "odd.jsonl", learned=Learned("kind"), inputs=inputs, group="who")
+    assert sum(map(len, (splits.train, splits.val, splits.test))) == 60
+
+
+def test_rows_of_another_part_are_never_learned_from() -> None:
+    draw = np.random.default_rng(4)
+    rows = Rows("r", {
+        "a": draw.normal(size=300), "part": np.array((["train"] * 3 + ["val", "test"]) * 60, dtype=object),
+        "kind": np.array([["up", "down", ""][n // 5 % 3] for n in range(300)], dtype=object),
+    })  # fmt: skip
+    splits, _ = told_rows(rows, learned=Learned("kind"), inputs={"t": {"numbers": ["a"]}}, part="part", val=0.1,
+                          test=0.2, rest=True)  # fmt: skip
+    assert splits.rest is not None
+    assert len(splits.rest) == 60
+
+
+def test_a_teacher_may_name_the_view_that_students_read(tmp_path: Path) -> None:
+    recipe = _question_recipe(tmp_path)
+    recipe["teacher"]["reads"] = "x"
+    run = run_recipe(from_mapping(recipe, ()), tmp_path / "run", quiet=True)
+    assert run.report["models"][0]["name"] == "teacher"
+
+
+def test_python_refuses_losses_that_count_places(tmp_path: Path) -> None:
+    data = from_rows(_asked(60), answer={"text": "answer", "start": "start"}, inputs=_QUESTIONS)
+    small = {"model": "gru", "args": {"width": 4}}
+    with pytest.raises(TutelageError, match="`dist` would count places"):
+        tutelage.distill("gru", small, data, out=tmp_path / "run", objective=[losses.dist], epochs=1, quiet=True)
+
+
+def test_a_run_of_a_set_that_says_its_answers_judges_other_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = _asked(60)
+    columns: dict[str, Any] = {name: np.array(values, dtype=object) for name, values in rows.items()}
+    columns["start"], columns["facet"] = np.array(rows["start"]), np.array(["f"] * 60, dtype=object)
+    known = SETS["debian-questions"]
+    own = replace(known, name="own", read=lambda _: Rows("own", columns), group=None, inputs=_QUESTIONS)
+    monkeypatch.setitem(SETS, "own", own)
+    monkeypatch.setitem(SOURCES, "own", "a set for this test")
+    for room in ("tutelage.data.sources", "tutelage.run.evaluate"):
+        monkeypatch.setattr(f"{room}.set_folder", lambda _: tmp_path)
+    recipe = _question_recipe(tmp_path)
+    recipe["data"] = {"source": "own"}
+    run_recipe(from_mapping(recipe, ()), tmp_path / "run", quiet=True)
+    whole = evaluate_run(str(tmp_path / "run"), "own", part="all")
+    other = evaluate_run(str(tmp_path / "run"), "rows", path=tmp_path / "q.jsonl", part="all")
+    assert list(whole.metrics) == list(other.metrics) == ["exact_match", "f1"]
+    assert whole.metrics["exact_match"].value == other.metrics["exact_match"].value

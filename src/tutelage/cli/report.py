@@ -77,7 +77,10 @@ def _checked(folder: Path, found: dict[str, Any], *, accept: bool) -> dict[str, 
 def _advice(found: Mapping[str, Any]) -> str:
     """What to do; another version of this program may well compute more, or otherwise."""
     from tutelage import __version__
+    from tutelage.evaluation.rebuild import is_earlier
 
+    if is_earlier(found):
+        return "an earlier version wrote it, which compared less: --accept writes it anew by this one"
     wrote = found["versions"].get("tutelage", __version__)
     if wrote != __version__:
         return (

@@ -338,7 +338,7 @@ def _check_tokens(inputs: Tensor, vocabulary: int, name: str) -> None:
 
 def _word(text: str) -> int:
     """63 bits of BLAKE2b over a text."""
-    data = text.encode(errors="surrogateescape")
+    data = text.encode(errors="surrogatepass")
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little") >> 1
 
 

@@ -108,7 +108,7 @@ def told_rows(
     if fold is not None:
         splits = fold_of(splits, *fold, val=val, seed=seed)
     if rest:
-        splits = replace(splits, rest=_without_labels(found.rest, splits, learned, inputs, group))
+        splits = replace(splits, rest=_without_labels(found.rest, splits, learned, inputs, group, part))
     seen = kept.take(splits.train.origins.numpy())
     if splits.rest is not None:
         seen = seen.followed_by(found.rest.take(splits.rest.origins.numpy()))
@@ -126,16 +126,12 @@ def told_rows(
         return made
 
     made = splits.each(filled)
-    if sum(cut):
-        notices.append(
-            f"{sum(cut):,} of {len(kept):,} answers stand behind the last token that is read; for these `no answer` is "
-            "right, so that no model finds them: more `length` reads further"
-        )
-    return made, notices
+    return made, [*notices, *_cut_off(sum(cut), len(kept))]
 
 
-def read_again(rows: Rows, encoding: Mapping[str, Any], learned: Learned) -> Examples:
-    """Rows as a student reads them whose file holds this encoding, for instance to judge it on new ones.
+def read_again(rows: Rows, encoding: Mapping[str, Any], learned: Learned) -> tuple[Examples, list[str]]:
+    """Rows as a student reads them whose file holds this encoding, for instance to judge it on new ones; and what a
+    person should know of them.
 
     Raises:
         InputError: a column that it reads is not there.
@@ -147,7 +143,17 @@ def read_again(rows: Rows, encoding: Mapping[str, Any], learned: Learned) -> Exa
     inputs = {"x": {"text": encoder.columns}}
     _check_columns(learned, len(encoder.columns))
     kept = _usable(rows, learned, inputs).kept
-    return _filled(_bare(kept, learned, inputs), kept, {"x": encoder}, "x", learned)[0]
+    made, cut = _filled(_bare(kept, learned, inputs), kept, {"x": encoder}, "x", learned)
+    return made, _cut_off(cut, len(kept))
+
+
+def _cut_off(cut: int, number: int) -> list[str]:
+    if not cut:
+        return []
+    return [
+        f"{cut:,} of {number:,} answers stand behind the last token that is read; for these `no answer` is right, so "
+        "that no model finds them: more `length` reads further"
+    ]
 
 
 def _rows(columns: Mapping[str, Any], name: str) -> Rows:
@@ -229,10 +235,11 @@ def _usable(
 
 
 def _without_labels(
-    rows: Rows, splits: Splits, learned: Learned, inputs: Mapping[str, Mapping[str, Any]], group: str | None
-) -> Examples | None:
-    """Examples of rows without labels, but of those whose group or content stands among what judges; None if there are
-    none left."""
+    rows: Rows, splits: Splits, learned: Learned, inputs: Mapping[str, Mapping[str, Any]], group: str | None,
+    part: str | None,
+) -> Examples | None:  # fmt: skip
+    """Examples of rows without labels, but of those whose group or content stands among what judges, or that are said
+    to be of another part than train; None if there are none left."""
     if learned.answer is not None:
         raise InputError(
             "a question without an answer is an example like others", where="data.unlabelled", given="rest",
@@ -247,10 +254,13 @@ def _without_labels(
     pool = Examples.make(
         torch.zeros(len(rows), 1), blank, train.classes, train.name, tasks=tasks, contents=contents, groups=groups
     )
-    for part in (splits.val, splits.test):
-        apart = ~torch.isin(pool.ids, part.ids)
-        if pool.groups is not None and part.groups is not None:
-            apart &= ~torch.isin(pool.groups, part.groups)
+    if part is not None:
+        said = np.array(rows.texts(part, "data.part"))[pool.origins.numpy()]
+        pool = pool.take(torch.from_numpy(np.flatnonzero(said == "train")))
+    for judges in (splits.val, splits.test):
+        apart = ~torch.isin(pool.ids, judges.ids)
+        if pool.groups is not None and judges.groups is not None:
+            apart &= ~torch.isin(pool.groups, judges.groups)
         pool = pool.take(apart.nonzero().flatten())
     return pool if len(pool) else None
 
@@ -261,7 +271,7 @@ def _contents(rows: Rows, columns: Sequence[str]) -> list[bytes]:
     for name in sorted(set(columns)):
         column = rows.column(name)
         if column.dtype == object:
-            parts.append([text.encode(errors="surrogateescape") for text in column.tolist()])
+            parts.append([text.encode(errors="surrogatepass") for text in column.tolist()])
         else:
             parts.append([np.ascontiguousarray(value).tobytes() for value in column])
     return [b"\x1f".join(b"%d:%s" % (len(cell), cell) for cell in cells) for cells in zip(*parts, strict=True)]
@@ -315,5 +325,10 @@ def _filled(
         assert isinstance(reader, Tokens)
         bare, cut = learned.placed(bare, chosen, reader)
         encodings[reads]["separator"] = reader.separator
-    views_of_all = views if len(views) > 1 else {}
-    return replace(bare, inputs=views[reads], reads=reads, encodings=encodings, views=views_of_all), cut
+    further = views if len(views) > 1 else {}
+    made = replace(bare, inputs=views[reads], reads=reads, encodings=encodings, views=further)
+    if learned.answer is not None:
+        # Only now it is known what twins have for answers: equal questions of one text have one order by these.
+        order = np.lexsort((made.tasks["end"].targets.numpy(), made.targets.numpy(), made.ids.numpy()))
+        made = made.take(torch.from_numpy(order))
+    return made, cut

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self, final
@@ -49,13 +50,16 @@ class Answer:
         for row, (answer, text) in enumerate(zip(said, texts, strict=True)):
             if not answer:
                 continue
-            begin = text.find(answer) if begins is None or np.isnan(begins[row]) else int(begins[row])
-            if begins is not None and not np.isnan(begins[row]) and text[max(begin, 0) :][: len(answer)] != answer:
-                raise DataError(
-                    f"the answer of row {row} does not stand where it is said to", where=rows.name,
-                    given=f"character {begins[row]:g} of `{context}` begins {text[max(begin, 0) :][:40]!r}",
-                    expected=repr(answer[:40]), fix="count characters from 0, not bytes; or leave `start` out",
-                )  # fmt: skip
+            said_at = math.nan if begins is None else float(begins[row])
+            begin = text.find(answer)
+            if not math.isnan(said_at):
+                begin = int(said_at) if 0 <= said_at <= len(text) and said_at.is_integer() else len(text)
+                if not text.startswith(answer, begin):
+                    raise DataError(
+                        f"the answer of row {row} does not stand where it is said to", where=rows.name,
+                        given=f"character {said_at:g} of `{context}` begins {text[begin : begin + 40]!r}",
+                        expected=repr(answer[:40]), fix="count characters from 0, not bytes; or leave `start` out",
+                    )  # fmt: skip
             there[row] = begin >= 0
             found[row] = (begin, begin + len(answer)) if begin >= 0 else (0, 0)
         return found, there

@@ -161,7 +161,7 @@ def _written(
     if how in _FORMATS:
         return {how: file.read_bytes()}, []
     student = load_student(file.parent, compression=how, trust=trust)
-    stuff, told = material(job.splits), facts_for(facts, job.name)
+    stuff, told = material(job.teaching.splits), facts_for(facts, job.name)
     files: dict[str, bytes] = {}
     notices: list[str] = []
     with tempfile.TemporaryDirectory() as folder:

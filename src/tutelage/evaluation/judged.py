@@ -58,6 +58,7 @@ class DataFacts:
     test_looks: int = 1  # how often this run's folder asked for test answers of its models
     shared_examples: int = 0  # examples of validation or test whose content also stands in another split
     task: str = "image-classification"
+    unlabelled: int = 0  # examples that were learned from without labels, beside those that are counted
 
 
 @dataclass(frozen=True, slots=True)

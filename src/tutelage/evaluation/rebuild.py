@@ -38,6 +38,15 @@ class Saved:
     tasks: Mapping[str, tuple[ArrayLike, ArrayLike]] = field(default_factory=dict)  # further -> test labels, logits
 
 
+def is_earlier(report: Report) -> bool:
+    """Whether an earlier version wrote the report, which judged several tasks one by one only, or compared arms without
+    a teacher with nothing."""
+    tasks, compared = report.get("tasks"), {item["name"] for item in report["comparisons"]}
+    others = {model["name"] for model in report["models"] if model["role"] == "other"}
+    baselines = any(model["role"] == "baseline" for model in report["models"])
+    return (tasks is not None and "joint" not in tasks) or (baselines and bool(others - compared))
+
+
 def can_rebuild(report: Report) -> bool:
     """Whether the report keeps all that it was made from; one of an earlier version does not."""
     return all(key in report for key in NEEDED)
@@ -149,7 +158,7 @@ def _tasks(report: Report, teacher: Saved) -> TaskFacts | None:
 def _data(facts: Report) -> DataFacts:
     kept = ("name", "fingerprint", "test_sha256", "test_looks", "shared_examples", "task")
     counts = {split: [row[split] for row in facts["counts"]] for split in facts["totals"]}
-    return DataFacts(counts=counts, **{key: facts[key] for key in kept})
+    return DataFacts(counts=counts, unlabelled=facts.get("unlabelled", 0), **{key: facts[key] for key in kept})
 
 
 def _run(report: Report) -> RunFacts:

@@ -11,7 +11,7 @@ seeds, method}, whose ends are null where one run tells nothing about the spread
     baseline        the arm in which its student learned without a teacher, or null
     baseline_method name of that objective              resamples   of the bootstrap over test examples
     data            {name, task, fingerprint, test_sha256, test_looks, shared_examples, majority_share,
-                     totals {split: n}, counts [{class, <split>: n}]}
+                     unlabelled n where there are any, totals {split: n}, counts [{class, <split>: n}]}
     models          teacher first, then arms in recipe order: {name, role: teacher|baseline|distilled|compressed|other,
                      describes, student ("" where there is one), method, of and compression ("" unless compressed),
                      distilled, seeds, metrics {metric: E over seeds}, accuracy_items E, retained E|null, parameters,
@@ -217,6 +217,8 @@ def _data(data: DataFacts, classes: Sequence[str], truth: metrics.Ints) -> dict[
                 f"split `{split}` needs a count for every class", given=len(counts), expected=str(len(classes))
             )
     facts = asdict(data)
+    if not data.unlabelled:
+        del facts["unlabelled"]
     facts["totals"] = {split: int(sum(counts)) for split, counts in data.counts.items()}
     facts["counts"] = [
         {"class": name} | {split: int(counts[index]) for split, counts in data.counts.items()}

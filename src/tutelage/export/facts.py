@@ -108,7 +108,7 @@ class Facts:
                 tuple(map(float, told["mean"])), tuple(map(float, told["std"])), str(told["name"]), told["head"],
                 _unpacked(told.get("encoding")), told.get("smaller"), _sizes(told.get("tasks")),
             )  # fmt: skip
-        except (ValueError, KeyError, TypeError, AttributeError, zlib.error) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, zlib.error) as error:
             raise DamagedError(f"{where} does not say what goes in and what comes out", given=repr(error)) from error
 
 
@@ -158,7 +158,7 @@ def _unpacked(encoding: Any) -> dict[str, Any] | None:
     if encoding is None:
         return None
     told = dict(encoding)
-    fits = 0 <= int(told.get("separator", 0)) <= int(told.get("vocabulary", 0))
+    fits = 0 <= int(told.get("separator", 0)) < max(1, int(told.get("vocabulary", 0)))
     if not fits or not isinstance(told.get("kind"), str):
         raise ValueError("encoding")
     if isinstance(told.get("tokenizer"), dict):

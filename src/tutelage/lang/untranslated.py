@@ -10,7 +10,7 @@ _REASONS = {
     "code to be copied": (
         r"\A(?:import |from [\w.]+ import|def |x, |x = np\.|\.reshape\(|layers = |halve = |stage = |"
         r"if x\.dim|@misc|partial\(|\[net\.| *at: |gradient: label  #|attack: \{eps: |encoding = |rows = Rows\(|"
-        r"ids, swap = |\{0\}: np\.|\(?\"a first |print\(\[|first = 0|places = |\(\"What is it )"
+        r"ids, swap = |\{0\}: np\.|\(?\"a first |print\(\[|first = 0|places = |\(\"What is it |\(\"Which programming )"
     ),
     "markup": r"<!doctype|<meta |\A\{0\} \{1\}\Z",
     "class names of a data set": r"\A(?:Ankle boot|Bag|Sneaker|Shirt|Sandal|Coat|Dress|Pullover|Trouser)\Z",

@@ -262,7 +262,10 @@ def _text(made: Report, *, questions: bool) -> tuple[str, str]:
     one, other = '"a first text", "another one"', '("a first text", "what goes with it")'
     told = names[0] if len(names) == 1 else f"{names[0]}, and {', '.join(names[1:])} joined by spaces"
     if questions:
-        other, told = '("What is it written in?", "A small tool written in Perl.")', ", ".join(names)
+        other, told = (
+            '("Which programming language is it written in?", "A small tool written in Perl.")',
+            ", ".join(names),
+        )
     lines = _TOKENS.format(text=one if len(names) == 1 else other, columns=told)
     if made.get("swap"):
         lines = lines[: lines.rindex("\n") + 1] + _SWAPPED
@@ -280,4 +283,4 @@ def _columns(made: Report) -> list[str]:
 
 def _quoted(text: str) -> str:
     """As Python writes a text."""
-    return json.dumps(text)
+    return json.dumps(text, ensure_ascii=False)

@@ -83,7 +83,7 @@ def _plane(report: Report, points: Sequence[Report], axis: plane.Axis, edge: str
     title = "Accuracy against file size" if edge == "on_size" else "Accuracy against time"
     if questions:
         title = "Exact match against file size" if edge == "on_size" else "Exact match against time"
-    return parts.figure(title, [picture, key], _caption(report, points, edge), _points(points, edge))
+    return parts.figure(title, [picture, key], _caption(report, points, edge), _points(report, points, edge))
 
 
 def _cost(point: Report, edge: str) -> tuple[float | None, float, float | None]:
@@ -127,12 +127,12 @@ def _caption(report: Report, points: Sequence[Report], edge: str) -> str:
     )
 
 
-def _points(points: Sequence[Report], edge: str) -> Safe:
+def _points(report: Report, points: Sequence[Report], edge: str) -> Safe:
     """All points of one chart as numbers."""
     size = edge == "on_size"
     head = [
         "Model",
-        "Accuracy",
+        "Exact match" if of_questions(report) else "Accuracy",
         "95 %",
         *(["File", "Parameters", "Multiply-adds"] if size else ["p50", "95 %"]),
         "On the line",

@@ -21,6 +21,7 @@ def rows(report: Report) -> list[tuple[str, str]]:
     found = [
         ("Data", data["name"]),
         ("Examples", ", ".join(f"{split} {total:,}" for split, total in data["totals"].items())),
+        *([("Learned from without labels", f"{data['unlabelled']:,}")] if data.get("unlabelled") else []),
         ("Content shared between splits", "none" if not shared else f"{shared:,} examples"),
         ("Looks at the test part", f"{data['test_looks']}"),
         ("Seeds", seeds),

@@ -277,11 +277,12 @@ def _headline(found: Comparison) -> list[str]:
     p = numbers.p_value(accuracy["p"])
     if found.compared > 1:
         p += f", {numbers.p_value(accuracy['p_adjusted'])} by Holm over {found.compared} comparisons"
+    measure = "accuracy" if found.per_class else "exact match"
     levels = [numbers.percent(found.levels[side]["accuracy"]) for side in ("second", "first")]
     lines = [
         f"{found.second} against {found.first}: {_WORDS[accuracy['decision']]}",
         f"  on {numbers.plural(found.examples, 'test example')}, {seeds}",
-        f"  accuracy  {levels[0]} against {levels[1]}: "
+        f"  {measure}  {levels[0]} against {levels[1]}: "
         f"{numbers.points(difference['value'], numbers.decimals(difference))} "
         f"(95 % CI {numbers.points_interval(difference)}, {difference['method']})",
         f"            {p} ({accuracy['p_method']})",

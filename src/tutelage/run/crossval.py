@@ -221,6 +221,7 @@ def _data(parts: Sequence[_Part], asked: Kept) -> Any:
         test_looks=max(fact["test_looks"] for fact in facts),
         shared_examples=sum(fact["shared_examples"] for fact in facts),
         task=facts[0]["task"],
+        unlabelled=max(fact.get("unlabelled", 0) for fact in facts),
     )
 
 

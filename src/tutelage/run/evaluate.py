@@ -17,7 +17,7 @@ from tutelage.data.examples import MAIN_TASK, Task, listed, separator_of
 from tutelage.data.inputs import read_again
 from tutelage.data.learned import Learned
 from tutelage.data.rows import Rows
-from tutelage.data.sets import SETS, set_folder
+from tutelage.data.sets import SETS, Set, set_folder
 from tutelage.data.sources import made_of_rows
 from tutelage.data.tabular import read_rows
 from tutelage.errors import DamagedError, InputError, ModelError
@@ -36,6 +36,7 @@ __all__ = ["Evaluated", "evaluate_run"]
 
 _BATCH = 512
 _SHOWN = ("accuracy", "macro_recall", "macro_f1", "nll", "brier", "ece")
+_COSTS = ("nll", "brier")  # which may be above 1
 _WORST = 5
 
 
@@ -181,24 +182,25 @@ def _rows(
     place = None if path is None else Path(path).expanduser()
     if recipe is not None and recipe.data.source == source and part != "all" and _same(recipe.data.path, place):
         return getattr(examples_of(recipe)[0], part), part, []
-    usual = None
+    told = SETS.get(source) or (None if recipe is None else SETS.get(recipe.data.source))
     if source == "rows":
         if place is None:
             raise InputError("the source `rows` needs a path", expected="--path, a table such as rows.csv")
         rows = read_rows(place)
     else:
-        rows, usual = SETS[source].read(place or set_folder(source)), SETS[source].label
-    learned = _learned(recipe, usual, rows)
+        rows = SETS[source].read(place or set_folder(source))
+    learned = _learned(recipe, told, rows, questions=separator_of(facts) > 0)
     if learned.missing:
         raise InputError("nothing says which column holds the classes", given="a run that was made in Python",
                          fix="write it as a recipe, with data.label")  # fmt: skip
     if part not in ("test", "all"):
         raise InputError(f"these rows have no part `{part}`", given=rows.name, expected="all")
-    examples = read_again(rows, encoding, learned)
+    examples, notices = read_again(rows, encoding, learned)
     lost = len(rows) - len(examples)
-    what = learned.label or "answer"
-    told = [f"{lost:,} of {len(rows):,} rows have no `{what}`, or nothing to read, and are left out"] if lost else []
-    return examples, "all", told
+    what = listed(list(learned.columns.values())) or "answer"
+    if lost:
+        notices.append(f"{lost:,} of {len(rows):,} rows have no `{what}`, or nothing to read, and are left out")
+    return examples, "all", notices
 
 
 def _same(known: str | None, given: Path | None) -> bool:
@@ -243,11 +245,14 @@ def _examples(source: str, path: Path | str | None, part: str, shape: tuple[int,
     return examples
 
 
-def _learned(recipe: Recipe | None, usual: str | None, rows: Rows) -> Learned:
+def _learned(recipe: Recipe | None, told: Set | None, rows: Rows, *, questions: bool) -> Learned:
     """What of these rows is told of them, as in the run; of another set without its further tasks."""
     known = Learned() if recipe is None else learned_of(recipe)
     if known.answer is not None:
         return known
+    if questions:
+        return Learned.of(None, None, None if told is None else told.args.get("answer"))
+    usual = None if told is None else told.label
     label = next((one for one in (known.label, usual) if one in rows.columns), known.label or usual)
     return Learned(label, {name: column for name, column in known.tasks.items() if column in rows.columns})
 
@@ -302,7 +307,8 @@ def _labels(examples: Task, classes: Sequence[str]) -> tuple[NDArray[np.int64], 
 
 
 def _means(found: Sequence[Mapping[str, float]], n: int) -> dict[str, Estimate]:
-    return {key: over_seeds([one[key] for one in found], n) for key in found[0]}
+    means = {key: over_seeds([one[key] for one in found], n) for key in found[0]}
+    return {key: one if key in _COSTS else one.within(0.0, 1.0) for key, one in means.items()}
 
 
 def _recalls(said: Sequence[NDArray[np.float64]], main: _Asked) -> dict[str, float]:

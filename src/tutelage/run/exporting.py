@@ -194,7 +194,7 @@ def _written(
     learned: Mapping[str, Any] = MappingProxyType({}),
 ) -> Exported:
     """Every format of one model; one that fails does not keep the others from being written."""
-    stuff: Material = material(job.splits, calibrate=how.calibrate)
+    stuff: Material = material(job.teaching.splits, calibrate=how.calibrate)
     place = usual if how.out is None else Path(how.out).expanduser()
     made: list[Artifact] = []
     refused: dict[str, TutelageError] = {}

@@ -133,7 +133,7 @@ def rehearse(job: Job, students: Mapping[str, nn.Module]) -> None:
     """
     if not job.export:
         return
-    stuff = material(job.splits)
+    stuff = material(job.teaching.splits)
     with tempfile.TemporaryDirectory(prefix="tutelage-") as place:
         for how in job.export:
             for name, student in students.items():
@@ -158,7 +158,7 @@ def export_students(job: Job, shop: Workshop, seed: int) -> None:
     count = sum(map(len, todo.values()))
     if shop.device.rank != 0 or not count:
         return
-    stuff = material(job.splits)
+    stuff = material(job.teaching.splits)
     for notice in stuff.notices:
         shop.folder.tell(notice)
     title = f"seed {seed}, files to ship"

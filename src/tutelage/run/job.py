@@ -103,12 +103,12 @@ class Job:
         if partly and (self.views.soft_targets or self.balance != "none"):
             raise InputError(
                 "mixup, cutmix and balanced classes need a label for every example, but some have none",
-                where="data.labelled", fix="turn them off, or leave `labelled` out",
+                where="data.labelled", fix="turn them off, or leave `labelled` and `unlabelled` out",
             )  # fmt: skip
         if partly and any("partner_logits" in arm.objective.needs for arm in self.arms.values()):
             raise InputError(
                 "an arm reads partners of the same class, but not every example's class is known",
-                where="data.labelled", fix="leave `labelled` out, or choose another loss",
+                where="data.labelled", fix="leave `labelled` and `unlabelled` out, or choose another loss",
             )  # fmt: skip
         stores = [self.store, *(plan.store for plan in self.teacher.members.values())]
         replays = any(store is not None and store.views == "replay" for store in stores)
@@ -166,6 +166,12 @@ class Job:
     def recorded(self) -> int:
         """From how many recorded views epochs are drawn; 0 where nothing is stored, or all that is seen."""
         return max(one.store.recorded if one.store is not None else 0 for one in self.members.values())
+
+
+def _reading_others(plan: TeacherPlan, own: str) -> TeacherPlan:
+    """The plan, in which a teacher that reads what students read, and says so, says nothing."""
+    members = {name: _reading_others(one, own) for name, one in plan.members.items()}
+    return replace(plan, members=members, reads="" if plan.reads == own else plan.reads)
 
 
 def job_of_recipe(recipe: Recipe, *, trust: bool, store: Path | str | None = None) -> Job:
@@ -250,6 +256,7 @@ def job_of_recipe(recipe: Recipe, *, trust: bool, store: Path | str | None = Non
         )  # fmt: skip
 
     plan = teacher_plan(recipe, trusted, stored, trust=trust)
+    plan = _reading_others(plan, splits.train.reads)
     splits = splits.keeping({one.reads for one in (plan, *plan.members.values()) if one.reads})
     if taught:  # their logits stand in the order of the tasks
         plan = replace(plan, members={task: plan.members[task] for task in taught})

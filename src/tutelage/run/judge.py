@@ -108,7 +108,7 @@ def judge(job: Job, shop: Workshop, teacher: TeacherInHand, *, wall_seconds: flo
         warnings=[*attacks.notices, *refusals(exports)],
         teacher_val_accuracy=teacher.val_accuracy,
         val_labels=job.splits.val.targets.numpy(),
-        train_labels=train_sample(job.splits).targets.numpy(),
+        train_labels=train_sample(job.teaching.splits).targets.numpy(),
         resamples=job.resamples,
         tasks=_tasks(test),
     )
@@ -238,7 +238,7 @@ def _answers_of(job: Job, shop: Workshop, name: str, answer: Callable[[Iterable[
     sample of the training part, to tell whether a student agrees with its teacher only where it was shown how.
     """
     found: dict[str, _Said] = {}
-    for key, part in (("test", job.splits.test), ("val", job.splits.val), ("train", train_sample(job.splits))):
+    for key, part in (("test", job.splits.test), ("val", job.splits.val), ("train", train_sample(job.teaching.splits))):
         logits = answer(shop.plain(part)).numpy()
         each = {task: logits[:, start:stop] for task, (start, stop) in columns_of(part.sizes).items()}
         main = each.pop(part.task)
@@ -303,7 +303,8 @@ def _shown(value: object) -> str:
 
 def _data_facts(job: Job, shop: Workshop) -> evaluation.DataFacts:
     splits = job.splits
-    parts = {"train": splits.train, "val": splits.val, "test": splits.test}
+    # What has no label is of no class.
+    parts = {"train": job.teaching.splits.train, "val": splits.val, "test": splits.test}
     kind = str(splits.train.encodings.get(splits.train.reads, {}).get("kind"))
     return evaluation.DataFacts(
         name=splits.train.name,
@@ -315,6 +316,7 @@ def _data_facts(job: Job, shop: Workshop) -> evaluation.DataFacts:
         task="question-answering"
         if splits.test.separator
         else _KINDS.get(kind, "image-classification" if splits.train.is_image else "tabular-classification"),
+        unlabelled=len(splits.train) - len(parts["train"]),
     )
 
 

@@ -24,6 +24,7 @@ from tutelage.run.examples import facts_of_data, statistics
 from tutelage.run.execute import Run, execute
 from tutelage.run.job import Job, StudentPlan, TeacherPlan, student_plan
 from tutelage.run.judge import describe
+from tutelage.run.questions import check_terms
 from tutelage.run.storeplan import store_plan
 from tutelage.run.tasks import with_tasks
 from tutelage.run.teacherplan import opening
@@ -106,6 +107,8 @@ def distill(
     chosen: dict[str, Objective] = {"scratch": Objective([losses.cross_entropy])}
     chosen["distilled"] = Objective(objective or default)
     chosen |= {name: Objective(terms) for name, terms in (arms or {}).items()}
+    if splits.train.separator:
+        check_terms(chosen)
     chosen = with_tasks(chosen, splits.train.sizes)
     places = [place for objective in chosen.values() for place in objective.teacher_places]
     plan = _teacher(teacher, builder, settings, teacher_epochs, list(dict.fromkeys(places)), splits.train.outputs)

@@ -10,7 +10,7 @@ from tutelage.objective import Objective
 from tutelage.recipe import Recipe
 from tutelage.terms import Term, title_of
 
-__all__ = ["check_questions"]
+__all__ = ["check_questions", "check_terms"]
 
 # With the fixed logits among the others: a spread that is theirs, or shares for places that there are none of.
 _COUNTING = frozenset({"standardized", "teacher_free", "dist", "collaborative_ranking", "margin_mse", "multi_level"})
@@ -28,6 +28,22 @@ def check_questions(recipe: Recipe, methods: Mapping[str, Objective]) -> None:
         RecipeError: losses that would count places which cannot be answers; all of them together.
         InputError: a store that would round places away.
     """
+    check_terms(methods)
+    for name, one in recipe.trusted.items():
+        if one.store is not None and one.store.codec == "int8":
+            raise InputError(
+                "the steps of int8 are too wide beside the fixed logit of places that cannot be answers",
+                where=f"teachers.{name}.store.codec" if name else "teacher.store.codec", given="int8",
+                expected="fp16 or fp32",
+            )  # fmt: skip
+
+
+def check_terms(methods: Mapping[str, Objective]) -> None:
+    """Refuse losses that would count places which cannot be answers.
+
+    Raises:
+        RecipeError: all of them together.
+    """
     problems = [
         replace(error.problem, where=f"arms.{name}")
         for name, objective in methods.items()
@@ -36,13 +52,6 @@ def check_questions(recipe: Recipe, methods: Mapping[str, Objective]) -> None:
     ]
     if problems:
         raise RecipeError(problems)
-    for name, one in recipe.trusted.items():
-        if one.store is not None and one.store.codec == "int8":
-            raise InputError(
-                "the steps of int8 are too wide beside the fixed logit of places that cannot be answers",
-                where=f"teachers.{name}.store.codec" if name else "teacher.store.codec", given="int8",
-                expected="fp16 or fp32",
-            )  # fmt: skip
 
 
 def _counted(term: Term) -> InputError | None:

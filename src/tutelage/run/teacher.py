@@ -25,7 +25,7 @@ from tutelage.run.armplan import ArmPlan
 from tutelage.run.arms import check_learning
 from tutelage.run.classnames import NAMES_FIX, contradiction, meet_by_name, names_of
 from tutelage.run.cohorts import Workshop, train_cohort
-from tutelage.run.crossfit import obtain_crossfitted
+from tutelage.run.crossfit import check_cross_fit, is_cross_fit_ready, obtain_crossfitted
 from tutelage.run.doubts import doubts_of
 from tutelage.run.job import Job
 from tutelage.taps import Taps
@@ -46,6 +46,7 @@ class TeacherInHand:
     val_accuracy: float
     curve: list[dict[str, float]]
     members: Mapping[str, TeacherInHand] = field(default_factory=dict)  # several, by name
+    folds: tuple[TeacherInHand, ...] = ()  # of one that is cross-fitted: who answers about each fold
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -60,9 +61,10 @@ class TeacherInHand:
             settings = [self.teacher.how, self.teacher.weights, self.teacher.temperature, self.teacher.seed]
             facts = [*settings, {name: one.identity for name, one in self.members.items()}]
             return _digest(facts) if self.members else self.teacher.fingerprint()
-        if self.module is None or isinstance(self.teacher, CrossFitted):
-            return self.teacher.fingerprint()
-        return state_digest(self.module)
+        if isinstance(self.teacher, CrossFitted):
+            whole = replace(self, teacher=self.teacher.whole, folds=())
+            return _digest([whole.identity, [one.identity for one in self.folds], self.teacher.division])
+        return self.teacher.fingerprint() if self.module is None else state_digest(self.module)
 
     @property
     def judged(self) -> Teacher:
@@ -81,8 +83,7 @@ def obtain_teacher(job: Job, shop: Workshop) -> TeacherInHand:
     if plan.members:
         return _several(job, shop)
     if plan.cross_fit:
-        whole, crossed = obtain_crossfitted(job, shop, obtain_teacher)
-        return replace(whole, teacher=crossed)
+        return obtain_crossfitted(job, shop, obtain_teacher)
     job = job.for_teacher
     file: Path | None = None
     curve: list[dict[str, float]] = []
@@ -172,6 +173,7 @@ def check_teacher(job: Job) -> None:
     """
     for one in job.members.values():
         plan = one.teacher
+        check_cross_fit(one)
         if plan.build is None or (plan.train is None and not plan.name):
             continue
         with _naming(one), torch.random.fork_rng():
@@ -210,6 +212,8 @@ def is_ready(job: Job) -> bool:
     plan = job.teacher
     if plan.members:
         return all(map(is_ready, job.members.values()))
+    if plan.cross_fit:
+        return is_cross_fit_ready(job, is_ready)
     if plan.build is None or plan.weights is not None or plan.train is None:
         return True
     with torch.random.fork_rng():

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tutelage.data import Examples
 from tutelage.data.draws import Stream, mix
+from tutelage.data.groups import whole_groups
 from tutelage.errors import InputError
 from tutelage.teachers.protocol import Teacher
 from tutelage.types import Batch, Outputs
@@ -26,12 +27,8 @@ def fold_numbers(train: Examples, folds: int) -> NDArray[np.int64]:
     Raises:
         InputError: some fold would be empty.
     """
-    keys = train.ids if train.groups is None else train.groups
-    found = (mix(0, Stream.CROSS_FIT, keys.numpy()) % np.uint64(folds)).astype(np.int64)
-    if train.groups is not None:
-        # Twins of different groups go with the first of them.
-        ids = train.ids.numpy()
-        found = found[np.searchsorted(ids, ids)]
+    keys = train.ids.numpy() if train.groups is None else whole_groups(train)
+    found = (mix(0, Stream.CROSS_FIT, keys) % np.uint64(folds)).astype(np.int64)
     if (counts := np.bincount(found, minlength=folds)).min() == 0:
         raise InputError(
             "a fold of the teacher's has no example", given=f"{folds} folds of {counts.tolist()} examples",
@@ -70,9 +67,11 @@ class CrossFitted:
         fold = torch.from_numpy(np.where(self.ids[at] == ids, self.folds[at], -1))
         logits: Tensor | None = None
         for number in sorted(set(fold.tolist())):
-            said = (self.whole if number < 0 else self.parts[number]).answer(batch).logits
-            if not isinstance(said, Tensor):
-                raise InputError("a cross-fitted teacher answers with all logits", given=type(said).__name__)
+            told = (self.whole if number < 0 else self.parts[number]).answer(batch)
+            said = told.logits
+            if not isinstance(said, Tensor) or told.counts is not None:
+                given = type(said).__name__ if told.counts is None else "rows that do not count"
+                raise InputError("a cross-fitted teacher answers with all logits", given=given)
             chosen = (fold == number).to(said.device).unsqueeze(1)
             logits = said if logits is None else torch.where(chosen, said, logits)
         assert logits is not None
@@ -80,9 +79,13 @@ class CrossFitted:
 
     def fingerprint(self) -> str:
         """A digest of all of them, and of who answers about whom."""
-        digest = hashlib.sha256("\n".join(one.fingerprint() for one in (self.whole, *self.parts)).encode())
-        digest.update(self.ids.tobytes() + self.folds.tobytes())
-        return digest.hexdigest()
+        facts = [*(one.fingerprint() for one in (self.whole, *self.parts)), self.division]
+        return hashlib.sha256("\n".join(facts).encode()).hexdigest()
+
+    @property
+    def division(self) -> str:
+        """A digest of who answers about whom."""
+        return hashlib.sha256(self.ids.tobytes() + self.folds.tobytes()).hexdigest()
 
     def to(self, device: torch.device) -> None:
         """Answer on this device from now on."""

@@ -75,6 +75,8 @@ def ids_of(facts: Mapping[str, Any]) -> Ids:
     """
     with reading("ids", facts):
         known = facts["known"]
+        if not isinstance(known, list) or len(facts["columns"]) != 1:
+            raise TypeError("known")
         if not all(isinstance(one, str) for one in known) or not 0 < len(set(known)) == len(known):
             raise ValueError("known")
         return Ids(*shape_of(facts), tuple(known))

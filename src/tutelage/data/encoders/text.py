@@ -125,13 +125,13 @@ class Tokens:
     def places(self, rows: Rows, spans: NDArray[np.int64]) -> NDArray[np.int64]:
         """The first and the last token (N, 2) of characters [begin, end) of the second column, given as (N, 2); (0, 0)
         for nothing, and for what is not read to its end."""
-        found = np.zeros_like(spans)
-        for row, one in self._read_all(_joined(rows, self.columns)):
+        found, texts = np.zeros_like(spans), _joined(rows, self.columns)
+        for row, one in self._read_all(texts):
             begin, end = spans[row].tolist()
             # Spaces around words are part of no token.
             inside = [one.char_to_token(place, 1) for place in range(begin, end)] if end else []
             read = [place for place in inside if place is not None]
-            if read and end <= one.offsets[read[-1]][1]:
+            if read and not texts[row][1][one.offsets[read[-1]][1] : end].strip():
                 found[row] = read[0], read[-1]
         return found
 

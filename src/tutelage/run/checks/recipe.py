@@ -59,7 +59,7 @@ def check_recipe(
 def _findings(job: Job, sheet: Path | None) -> Iterator[Finding]:
     device = make_device(job.device, precision=job.train.precision)
     students = {name: _student(job, name) for name in job.students}  # before anything that takes long
-    yield from data_findings(job.splits)
+    yield from data_findings(job.teaching.splits)
     yield from (notice("data", text.removeprefix("data: ")) for text in job.notices)
     yield from aligned_findings(job)
     known, said = come_by(job)

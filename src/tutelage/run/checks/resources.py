@@ -155,7 +155,9 @@ def _to_train(job: Job, known: KnownTeacher) -> Iterator[Finding]:
         own = make_device(job.device, precision=train.precision)
         arms = {"teacher": ArmPlan("", "teacher", Objective([cross_entropy]).for_tasks(jobs[name].splits.train.sizes))}
         step, steps = _measured(jobs[name], own, train, arms, None, {"": one.module})
-        said = f"about {duration(step * steps * train.epochs)} to train it first: {several(train.epochs, 'epoch')}"
+        # Each of K further ones learns from all folds but one.
+        times = step * steps * train.epochs * max(1, plan.cross_fit)
+        said = f"about {duration(times)} to train it first: {several(train.epochs, 'epoch')}"
         yield ok(f"{plan.title}'s time", f"{said} of {steps:,} steps, {step * 1e3:.1f} ms each")
 
 

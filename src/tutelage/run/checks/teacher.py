@@ -28,6 +28,7 @@ from tutelage.run.checks.findings import Finding, fault, notice, ok, percent, wa
 from tutelage.run.checks.tasks import bar_of, majority_of, task_findings
 from tutelage.run.checks.worth import worth_finding
 from tutelage.run.classnames import NAMES_FIX, contradiction, meet_by_name, names_of, plain_name
+from tutelage.run.crossfit import check_cross_fit
 from tutelage.run.examples import statistics
 from tutelage.run.job import Job
 from tutelage.run.teacher import is_ready, teacher_key
@@ -84,8 +85,13 @@ def come_by(job: Job) -> tuple[KnownTeacher | None, list[Finding]]:
 
 def _come_by_one(job: Job) -> tuple[KnownTeacher | None, list[Finding]]:
     plan, title, found = job.teacher, job.teacher.title, list[Finding]()
+    check_cross_fit(job)
+    if plan.cross_fit:
+        asked = "" if job.store is not None else ", and all of them are asked at every step"
+        said = f"cross-fitted in {plan.cross_fit} folds: so many more learn first{asked}"
+        found.append(notice(title, said, None if job.store is not None else "`store: auto` asks each example once"))
     if plan.opens is not None:
-        return None, _elsewhere(job)
+        return None, [*found, *_elsewhere(job)]
     assert plan.build is not None
     torch.manual_seed(plan.seed)
     try:
@@ -218,7 +224,7 @@ def _findings_of_one(job: Job, known: KnownTeacher, device: torch.device, budget
         yield warning(f"{title}'s answers", f"{text}: too close to a guess to tell that it knows this data")
     else:
         yield ok(f"{title}'s answers", text)
-        worth = worth_finding(title, job.splits.train, rows, share)
+        worth = worth_finding(title, job.teaching.splits.train, rows, share)
         if worth is not None:
             yield worth
     if known.moved is None:

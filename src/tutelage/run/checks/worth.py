@@ -48,7 +48,7 @@ def worth_finding(title: str, train: Examples, rows: Examples, share: float) -> 
 
 def aligned_findings(job: Job) -> Iterator[Finding]:
     """Whether each of several views tells the classes at all: one that was joined to the wrong rows tells nothing."""
-    splits = job.splits
+    splits = job.teaching.splits
     for view in dict.fromkeys([splits.train.reads, *splits.train.views]) if splits.train.views else ():
         train, val = splits.train.reading(view), splits.val.reading(view)
         share = linear_share(train, val)

@@ -178,10 +178,12 @@ class Book:
             self._close()
 
     def _open(self) -> None:
+        # In this order: whoever begins the book at this moment writes tables and numbers in one transaction, so that
+        # where there are tables there are numbers; the other way round neither might be seen, and then the tables.
+        tables = self._file.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]
         known, version = (
             self._file.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
         )
-        tables = self._file.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]
         if tables and (known, version) != (_APPLICATION, _FORMAT):
             raise DamagedError(
                 f"{self.path} is no answer book of this version",

@@ -154,11 +154,13 @@ class OwnTeacher:
                     given=f"shape {logits.shape}" if isinstance(given, list) else "no list called logits",
                     expected=f"shape {wanted}",
                 )  # fmt: skip
+            with np.errstate(over="ignore"):
+                logits = logits.astype("<f4")  # as they are kept: what is too large for it is infinite
             if not np.isfinite(logits).all():
                 raise ModelError(
                     "the remote teacher answers with numbers that are not finite", where=self._client.address.shown
                 )
-            return [row.tobytes() for row in logits.astype("<f4")], Spent()
+            return [row.tobytes() for row in logits], Spent()
 
         return read
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard, final
 
+from tutelage.data.images import printable
 from tutelage.errors import ModelError, TutelageError
 from tutelage.teachers.remote.settings import OwnSettings
 
@@ -32,7 +33,7 @@ class Served:
         self.where, self.sha256 = where, digest
         self.classes: tuple[str, ...] = tuple(classes)
         self.shape: tuple[int, ...] = tuple(shape)
-        self.name = str(told.get("name", "a model"))[:80]
+        self.name = printable(str(told.get("name", "a model"))[:80])
         tasks = told.get("tasks")
         self.tasks = max(1, len(tasks)) if isinstance(tasks, dict) else 1
         self.vocabulary = _limit(told.get("vocabulary")) or 0  # 0: it reads no tokens
@@ -83,7 +84,9 @@ class Served:
                 raise TutelageError(
                     "one example is more than the server, or `max_bytes`, allows", where=self.where,
                     given=f"{size:,} bytes",
-                    fix="start the server with a larger --max-bytes",
+                    fix="cut the view by a smaller `limit`"
+                    if room == _TEXTS
+                    else "start the server with a larger --max-bytes",
                 )  # fmt: skip
             if number - begin == most or held + size > room:
                 found.append(range(begin, number))
@@ -106,7 +109,9 @@ class Served:
 
 
 def _is_names(told: Any) -> TypeGuard[list[str]]:
-    return isinstance(told, list) and set(map(type, told)) == {str} and len(set(told)) == len(told)
+    if not isinstance(told, list) or set(map(type, told)) != {str} or len(set(told)) < len(told):
+        return False
+    return all(name.isprintable() for name in told)
 
 
 def _is_shape(told: Any) -> TypeGuard[list[int]]:
@@ -114,7 +119,14 @@ def _is_shape(told: Any) -> TypeGuard[list[int]]:
 
 
 def _is_columns(told: Any) -> TypeGuard[dict[str, str]]:
-    return isinstance(told, dict) and set(map(type, told.values())) <= {str}
+    # They stand in messages: what a server writes must not move a terminal's cursor.
+    return isinstance(told, dict) and all(
+        isinstance(kind, str) and name.isprintable() and kind.isprintable() and len(name) <= _LONGEST_NAME
+        for name, kind in told.items()
+    )
+
+
+_LONGEST_NAME = 200
 
 
 def _limit(told: Any) -> int | None:
