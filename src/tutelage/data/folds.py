@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from tutelage.data.draws import Stream, mix
 from tutelage.data.examples import Examples
-from tutelage.data.groups import whole_groups
 from tutelage.data.splits import Splits, split_off
 from tutelage.errors import DataError, InputError
 
@@ -50,9 +49,12 @@ def fold_of(splits: Splits, number: int, count: int, *, val: float, seed: int = 
 def _folds(examples: Examples, count: int, seed: int) -> NDArray[np.int64]:
     """(N,) the fold of every example, 0 … count − 1."""
     if examples.groups is not None:
-        names, own = np.unique(whole_groups(examples), return_inverse=True)
+        names, own = np.unique(examples.groups.numpy(), return_inverse=True)
         place = np.argsort(np.argsort(mix(seed, Stream.TEST, names), kind="stable"))
-        return np.asarray(place[own] % count, dtype=np.int64)
+        # A content that stands in several groups goes where the first one goes.
+        every = examples.ids.numpy()
+        _, first, copy = np.unique(every, return_index=True, return_inverse=True)
+        return np.asarray((place[own] % count)[first][copy], dtype=np.int64)
     ids, first = np.unique(examples.ids.numpy(), return_index=True)
     labels = examples.targets.numpy()[first]  # a copy with another label goes where the first one goes
     rank, chosen = mix(seed, Stream.TEST, ids), np.empty(len(ids), dtype=np.int64)

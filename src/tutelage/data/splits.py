@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from tutelage.data.draws import Stream, mix
 from tutelage.data.examples import Examples, listed
-from tutelage.data.groups import whole_groups
 from tutelage.errors import DataError, InputError
 
 __all__ = ["Splits", "assemble", "leaks", "split", "split_off"]
@@ -161,7 +160,7 @@ def _cut(
 ) -> tuple[Examples, Examples]:
     ids, targets = examples.ids.numpy(), examples.targets.numpy()
     if examples.groups is not None:
-        return _apart(examples, _whole_groups(whole_groups(examples), fraction, seed, stream))
+        return _apart(examples, _whole_groups(examples.groups.numpy(), fraction, seed, stream))
     rank = mix(seed, stream, ids)
     taken = np.zeros(len(ids), dtype=bool)
     for label in range(len(examples.classes)):

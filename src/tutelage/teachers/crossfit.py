@@ -13,7 +13,6 @@ from torch import Tensor
 
 from tutelage.data import Examples
 from tutelage.data.draws import Stream, mix
-from tutelage.data.groups import whole_groups
 from tutelage.errors import InputError
 from tutelage.teachers.protocol import Teacher
 from tutelage.types import Batch, Outputs
@@ -27,8 +26,10 @@ def fold_numbers(train: Examples, folds: int) -> NDArray[np.int64]:
     Raises:
         InputError: some fold would be empty.
     """
-    keys = train.ids.numpy() if train.groups is None else whole_groups(train)
-    found = (mix(0, Stream.CROSS_FIT, keys) % np.uint64(folds)).astype(np.int64)
+    keys, ids = train.ids if train.groups is None else train.groups, train.ids.numpy()
+    found = (mix(0, Stream.CROSS_FIT, keys.numpy()) % np.uint64(folds)).astype(np.int64)
+    # Examples stand in the order of their ids: a content that stands in several groups goes with the first of them.
+    found = found[np.searchsorted(ids, ids)]
     if (counts := np.bincount(found, minlength=folds)).min() == 0:
         raise InputError(
             "a fold of the teacher's has no example", given=f"{folds} folds of {counts.tolist()} examples",
