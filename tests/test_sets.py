@@ -768,3 +768,13 @@ def test_a_real_set_is_what_it_says(name: str, monkeypatch: pytest.MonkeyPatch) 
         assert len(set(texts(rows.take(np.flatnonzero(rows.column("faction") != "")), "faction", "part"))) == 16 * 3
     if name == "digits-sound":
         assert len({sound.tobytes() for sound in rows.column("sound")}) == len(rows)
+
+
+def test_lists_from_before_tags_were_kept_say_how_to_get_them() -> None:
+    old = "\n".join(line for line in PACKAGES.splitlines() if not line.startswith(("Tag:", " ")))
+    rows = debian.join(old, {"en": ENGLISH})
+    with pytest.raises(InputError, match="tutelage data get debian --again"):
+        rows.take([0]).column("role")
+    with pytest.raises(InputError, match="`titel`") as told:
+        debian.join(PACKAGES, {"en": ENGLISH}).column("titel")
+    assert "--again" not in str(told.value)

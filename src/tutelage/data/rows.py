@@ -45,7 +45,7 @@ class Rows:
         if name not in self.columns:
             raise InputError(
                 f"there is no column `{name}`", where=where or self.name,
-                expected="one of " + ", ".join(self.columns), fix=nearest(name, self.columns) or self.hint or None,
+                expected="one of " + ", ".join(self.columns), fix=self.hint or nearest(name, self.columns),
             )  # fmt: skip
         return self.columns[name]
 
