@@ -18,12 +18,12 @@ from tutelage.compress.steps import rebuilt
 from tutelage.compress.thinning import Thin, thin
 from tutelage.data.examples import separator_of
 from tutelage.errors import DamagedError, InputError, ModelError
-from tutelage.evaluation.spans import IMPOSSIBLE
 from tutelage.export import FORMATS, Facts, export_model, open_artifact
 from tutelage.files import sha256, write_json
 from tutelage.models import NETS, Classifier, ModelSpec, build, save_weights
-from tutelage.models.textnets import MASKED, Places, answerable, turned
+from tutelage.models.textnets import Places, answerable, turned
 from tutelage.run import load_student
+from tutelage.tasks import IMPOSSIBLE
 
 WORDS, LENGTH, END = 40, 12, 3
 ABLE = [name for name, info in NETS.items() if info.places]
@@ -85,8 +85,7 @@ def test_starts_stand_before_ends() -> None:
 
 
 def test_models_and_judges_mean_the_same_by_impossible() -> None:
-    assert MASKED == IMPOSSIBLE
-    assert float(torch.tensor(MASKED).half()) == MASKED
+    assert float(torch.tensor(IMPOSSIBLE).half()) == IMPOSSIBLE
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
@@ -120,7 +119,7 @@ def test_losses_on_probabilities_teach_as_if_other_places_were_not_there(name: s
     slopes = []
     for mine, theirs, label in (
         (own[:, ok], told[:, ok], target),
-        (own.masked_fill(~ok, MASKED), told.masked_fill(~ok, MASKED), ok.nonzero().flatten()[target]),
+        (own.masked_fill(~ok, IMPOSSIBLE), told.masked_fill(~ok, IMPOSSIBLE), ok.nonzero().flatten()[target]),
     ):
         logits = mine.clone().requires_grad_()
         loss(logits, theirs, *([label] if name == "decoupled" else [])).backward()
@@ -146,7 +145,7 @@ def test_a_net_answers_only_where_an_answer_can_be_and_every_weight_learns(name:
     answer = model(x)
     assert answer.shape == (40, 2 * LENGTH)
     ok = answerable(x, END).repeat(1, 2)
-    assert bool((answer[~ok] == MASKED).all())
+    assert bool((answer[~ok] == IMPOSSIBLE).all())
     assert bool(answer.isfinite().all())
     assert float(answer[ok].abs().max().detach()) < 20
     answer[ok].square().sum().backward()
@@ -166,7 +165,7 @@ def test_more_padding_behind_never_changes_an_answer(name: str) -> None:
         for length in (13, 17, 40):
             longer = model(F.pad(x, (0, length - LENGTH))).unflatten(1, (2, -1))
             torch.testing.assert_close(longer[..., :LENGTH], told, rtol=1e-12, atol=1e-13)
-            assert bool((longer[..., LENGTH:] == MASKED).all())
+            assert bool((longer[..., LENGTH:] == IMPOSSIBLE).all())
 
 
 @pytest.mark.parametrize("name", ABLE)
@@ -351,7 +350,7 @@ def test_a_file_says_what_its_model_says(how: str, name: str, nets: dict[str, Cl
     with torch.no_grad():
         expected = model(mixed).numpy()
     answer, impossible = runner(mixed.numpy()), ~answerable(mixed, END).repeat(1, 2).numpy()
-    np.testing.assert_array_equal(answer[impossible], MASKED)
+    np.testing.assert_array_equal(answer[impossible], IMPOSSIBLE)
     error, spread = float(np.abs(answer - expected).max()), float(expected[~impossible].std())
     assert error < (0.2 if rounds else 1e-4) * spread
     assert (error > 0.0) or not rounds

@@ -15,7 +15,8 @@ from tutelage.compress.thinning import Thin, thin
 from tutelage.errors import InputError, ModelError
 from tutelage.models import Classifier, ModelSpec, build, learning_count
 from tutelage.models.huggingface_text import AnswerNet, PlacesNet, Vocabulary
-from tutelage.models.textnets import MASKED, answerable
+from tutelage.models.textnets import answerable
+from tutelage.tasks import IMPOSSIBLE
 
 pytest.importorskip("transformers")
 
@@ -87,7 +88,7 @@ def test_a_type_answers_only_where_an_answer_can_be(kind: str) -> None:
         told = model(X)
         assert told.shape == (4, 2 * LENGTH)
         assert bool(told.isfinite().all())
-        assert torch.equal(told == MASKED, ~OK)
+        assert torch.equal(told == IMPOSSIBLE, ~OK)
         shorter = model(X[[0, 2], :8]).unflatten(1, (2, -1))
         torch.testing.assert_close(shorter, told[[0, 2]].unflatten(1, (2, -1))[..., :8], rtol=1e-5, atol=1e-6)
     model(X)[OK].square().sum().backward()
@@ -153,7 +154,7 @@ def test_a_model_that_pads_with_another_token_hears_its_own(tmp_path: Path) -> N
     types = ((X == END).long().cumsum(1) - (X == END).long()).clamp(max=1) * (X != 0)
     with torch.no_grad():
         told = model(x)
-        assert torch.equal(told == MASKED, ~OK)
+        assert torch.equal(told == IMPOSSIBLE, ~OK)
         for row, count in enumerate([8, 10, 4]):
             found = reference(input_ids=own[row : row + 1, :count], token_type_ids=types[row : row + 1, :count])
             expected = torch.stack([found.start_logits, found.end_logits], 1)[0]
@@ -176,7 +177,7 @@ def test_an_encoder_gets_a_head_when_asked(encoder: Path) -> None:
         states = net.read(X, (X != 0) | (torch.arange(LENGTH) == 0)).last_hidden_state
         expected = net.head.ends(states)
         torch.testing.assert_close(model(X)[OK], torch.cat([expected[..., 0], expected[..., 1]], 1)[OK])
-        assert torch.equal(model(X) == MASKED, ~OK)
+        assert torch.equal(model(X) == IMPOSSIBLE, ~OK)
 
 
 def test_a_classifier_of_texts_lends_its_body(tmp_path: Path) -> None:

@@ -16,7 +16,12 @@ from tutelage.sources import Peers, Pseudo
 from tutelage.terms import Term, title_of
 from tutelage.types import Batch, Outputs
 
-__all__ = ["columns_of", "each_task", "of_task"]
+__all__ = ["IMPOSSIBLE", "columns_of", "each_task", "of_task"]
+
+# The logit of a place that cannot hold the answer to a question, in every model and in every answer: exact in half
+# precision, nothing in a softmax of any usual temperature; and as teacher and student have the same, nothing is learned
+# there.
+IMPOSSIBLE = -100.0
 
 # What has a share of its own for every task.
 _CUT = frozenset({"student_logits", "teacher_logits", "teacher_members", "partner_logits", "target", "labels"})

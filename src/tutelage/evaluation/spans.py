@@ -11,10 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from tutelage.errors import InputError
 from tutelage.evaluation.metrics import Floats, Ints, as_logits
+from tutelage.tasks import IMPOSSIBLE
 
-__all__ = ["IMPOSSIBLE", "LONGEST", "METHODS", "best_spans", "exact", "overlap"]
+__all__ = ["LONGEST", "METHODS", "best_spans", "exact", "overlap"]
 
-IMPOSSIBLE = -100.0
 LONGEST = 30
 METHODS = {
     "exact_match": "share of questions whose best pair of places, start and end, is the true one to the token",

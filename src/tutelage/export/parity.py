@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tutelage.errors import GateError
-from tutelage.evaluation.spans import IMPOSSIBLE
 from tutelage.export.facts import Facts, Inputs, Runner
 from tutelage.export.tasks import shares_of
+from tutelage.tasks import IMPOSSIBLE
 
 __all__ = ["BATCHES", "LEAST", "Parity", "compare", "gate"]
 

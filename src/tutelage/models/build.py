@@ -18,8 +18,9 @@ from tutelage.extensions import imported
 from tutelage.models import huggingface, kerasnet
 from tutelage.models.classifier import Classifier
 from tutelage.models.nets import NETS
-from tutelage.models.textnets import MASKED, answerable, check_places
+from tutelage.models.textnets import answerable, check_places
 from tutelage.models.weights import load_weights
+from tutelage.tasks import IMPOSSIBLE
 
 __all__ = ["ModelSpec", "build"]
 
@@ -185,10 +186,10 @@ def _probe(classifier: Classifier, name: str, role: str, separator: int = 0) -> 
             given=name,
             expected=f"(2, {classifier.classes}) for two examples",
         )
-    if separator and not bool((answer[~answerable(blank, separator).repeat(1, 2)] == MASKED).all()):
+    if separator and not bool((answer[~answerable(blank, separator).repeat(1, 2)] == IMPOSSIBLE).all()):
         raise ModelError(
             f"the {role} `{name}` answers with places that cannot be answers", given=name,
-            expected=f"the logit {MASKED:g} at the question, separators and padding",
+            expected=f"the logit {IMPOSSIBLE:g} at the question, separators and padding",
             fix="end the net in tutelage.models.textnets.Places, or mask its logits as `masked` there does",
         )  # fmt: skip
 

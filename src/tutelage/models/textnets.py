@@ -12,16 +12,16 @@ Shape legend:  B batch · L tokens · D features · V vocabulary
 
 from __future__ import annotations
 
-from typing import Final, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
 
 from tutelage.errors import InputError, ModelError
 from tutelage.models.sizes import check_dropout, check_sizes
+from tutelage.tasks import IMPOSSIBLE
 
 __all__ = [
-    "MASKED",
     "Bag",
     "Embedding",
     "Mean",
@@ -35,9 +35,6 @@ __all__ = [
     "turned",
 ]
 
-# The logit of a place that cannot be an answer. Half precision holds it exactly; a softmax gives it nothing at usual
-# temperatures; and as teacher and student have the same, nothing is to be learned there.
-MASKED: Final = -100.0
 _SPREAD = 0.02
 
 
@@ -136,8 +133,8 @@ def answerable(tokens: Tensor, separator: int) -> Tensor:
 
 
 def masked(logits: Tensor, tokens: Tensor, separator: int) -> Tensor:
-    """(B, 2, L), (B, L) -> (B, 2L): `MASKED` wherever no answer can be; no gradient flows from there."""
-    return logits.masked_fill(~answerable(tokens, separator).unsqueeze(1), MASKED).flatten(1)
+    """(B, 2, L), (B, L) -> (B, 2L): `IMPOSSIBLE` wherever no answer can be; no gradient flows from there."""
+    return logits.masked_fill(~answerable(tokens, separator).unsqueeze(1), IMPOSSIBLE).flatten(1)
 
 
 def check_places(input_shape: tuple[int, ...], classes: int, vocabulary: int, separator: int) -> None:

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tutelage.errors import InputError, MissingExtraError, ModelError
-from tutelage.evaluation.spans import IMPOSSIBLE
 from tutelage.export import FORMATS, Facts, Inputs, Runner, open_artifact
 from tutelage.files import human_bytes, sha256
 from tutelage.serve.limits import Limits
+from tutelage.tasks import IMPOSSIBLE
 
 __all__ = ["Served", "serve", "serve_runner"]
 

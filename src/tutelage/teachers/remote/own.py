@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from tutelage.errors import ModelError
-from tutelage.models.textnets import MASKED
 from tutelage.objective import read_view
+from tutelage.tasks import IMPOSSIBLE
 from tutelage.teachers.remote.book import Book, Spent, digest_of
 from tutelage.teachers.remote.client import Client
 from tutelage.teachers.remote.connection import FalteringError, Request
@@ -182,7 +182,7 @@ class OwnTeacher:
             again = np.frombuffer(self._client.ask(sent.request([row]), read)[0][0], "<f4")
             apart = max(apart, float(np.abs(again - own).max()))
         # Where questions cannot have an answer, logits are one number far away from all others.
-        told = kept[kept > MASKED / 2] if self._facts.questions else kept
+        told = kept[kept > IMPOSSIBLE / 2] if self._facts.questions else kept
         if apart > _AGREE * max(1.0, float(np.abs(told).max(initial=0.0))):
             raise ModelError(
                 "the remote teacher answers the same rows otherwise when it is asked again",

@@ -16,7 +16,8 @@ from torch import Tensor
 from tutelage.data.encoders.digest import digest_of_reading
 from tutelage.data.encoders.text import BETWEEN
 from tutelage.errors import InputError, ModelError, nearest
-from tutelage.models.textnets import MASKED, answerable
+from tutelage.models.textnets import answerable
+from tutelage.tasks import IMPOSSIBLE
 from tutelage.teachers.remote.connection import Request
 from tutelage.teachers.remote.served import NUMBER, Served
 from tutelage.teachers.remote.settings import PLAIN
@@ -212,11 +213,11 @@ class Sender:
             return
         tokens = torch.from_numpy(sent.rows.astype(np.int64))
         never = (~answerable(tokens, separator)).repeat(1, 2).numpy()
-        highest = float(logits[never].max(initial=MASKED))
-        if highest > MASKED + 1.0:  # a file in fewer bits may put it a little higher
+        highest = float(logits[never].max(initial=IMPOSSIBLE))
+        if highest > IMPOSSIBLE + 1.0:  # a file in fewer bits may put it a little higher
             raise ModelError(
                 "the remote teacher gives places a chance that cannot be an answer", where=self._facts.where,
-                given=f"a logit of {highest:.3g}", expected=f"{MASKED:g} at the question, separators and padding",
+                given=f"a logit of {highest:.3g}", expected=f"{IMPOSSIBLE:g} at the question, separators and padding",
                 fix="export the served student again",
             )  # fmt: skip
 

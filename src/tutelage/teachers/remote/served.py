@@ -15,6 +15,7 @@ __all__ = ["NUMBER", "Served"]
 
 NUMBER = 26  # bytes that a number takes in JSON, at most, with its comma
 _TEXTS = 1_000_000  # characters of texts that a server takes in one request
+_LONGEST_NAME = 200
 
 
 @final
@@ -124,9 +125,6 @@ def _is_columns(told: Any) -> TypeGuard[dict[str, str]]:
         isinstance(kind, str) and name.isprintable() and kind.isprintable() and len(name) <= _LONGEST_NAME
         for name, kind in told.items()
     )
-
-
-_LONGEST_NAME = 200
 
 
 def _limit(told: Any) -> int | None:
